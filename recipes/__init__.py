@@ -1,0 +1,1 @@
+"""Recipes: how the checkpoints in this repository were made."""

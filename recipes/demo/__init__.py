@@ -1,0 +1,1 @@
+"""The demo checkpoint's recipe: sentences, voices, corpus, training, export, evaluation."""

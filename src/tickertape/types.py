@@ -1,0 +1,204 @@
+"""The values that flow through Tickertape, and its two seams.
+
+Times are integer samples at 16 kHz everywhere inside; `formats` turns them into milliseconds, once, at the end.
+Every value is frozen and picklable, because windows and results cross process borders on a Ray cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tickertape.errors import DecodeError
+
+SAMPLE_RATE = 16_000  # Hz, the only rate Whisper's features are defined for
+WINDOW_SECONDS = 30  # what Whisper's encoder was trained on
+WINDOW_SAMPLES = WINDOW_SECONDS * SAMPLE_RATE  # 480,000 samples
+SAMPLES_PER_TOKEN = SAMPLE_RATE // 50  # 320 samples: one timestamp token is 0.02 s, one encoder position too
+
+Samples: TypeAlias = NDArray[np.float32]  # full scale is -1.0 to 1.0
+Task: TypeAlias = Literal["transcribe", "translate"]
+Priority: TypeAlias = Literal["interactive", "batch"]
+
+FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper transcribe.py: greedy, then five retries
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a recording, in samples: `start` inclusive, `end` exclusive."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Samples in the span."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the caller should know about an answer that succeeded, such as a damaged frame.
+
+    `code` is stable and documented (`corrupt_frames`, `audio_truncated` ...); `message` is for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audio:
+    """A decoded recording: float32 samples of shape [channels, n] at 16 kHz, finite, and what was odd about it."""
+
+    samples: Samples
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Samples per channel."""
+        return int(self.samples.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return self.length / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """A piece of one channel, at most 30 s, that the model hears at once.
+
+    `samples` has shape [n]. `start` is where its first sample lies in the recording. `overlap` says how many of its
+    leading samples the previous window of the same channel already held: `assemble` merges their words.
+    """
+
+    samples: Samples
+    start: int = 0
+    channel: int = 0
+    overlap: int = 0
+
+    @property
+    def length(self) -> int:
+        """Samples in the window."""
+        return int(self.samples.shape[0])
+
+    @property
+    def end(self) -> int:
+        """Where the window ends in the recording, in samples."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one window is decoded. Defaults are the original decoder's; `engine` validates them against the model."""
+
+    # what is asked for
+    language: str | None = None  # ISO 639-1 code; None: detect it in each window
+    task: Task = "transcribe"
+    prompt: str | None = None  # earlier text or spelling hints; never part of the output
+    hotwords: str | None = None  # words to expect, given to the model as a prompt
+    timestamps: bool = True  # segment times from timestamp tokens; without, one segment per window
+    word_timestamps: bool = False
+
+    # how the tokens are chosen
+    beam_size: int = 1
+    temperatures: tuple[float, ...] = FALLBACK_TEMPERATURES  # tried in turn until the checks below pass
+    max_new_tokens: int | None = None  # None: as many as the model's text context allows
+    seed: int = 0  # for temperatures above 0
+
+    # the checks of openai/whisper transcribe.py
+    compression_ratio_threshold: float | None = 2.4  # above: the text repeats itself
+    logprob_threshold: float | None = -1.0  # below: the model is guessing
+    no_speech_threshold: float | None = 0.6  # above, with a low log probability: silence
+
+    # scheduling, which the engine itself ignores
+    priority: Priority = "interactive"
+    deadline: float | None = None  # Unix time after which nobody waits for the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word as spoken, with the punctuation that belongs to it and its leading space, if it has one."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A phrase: what lies between two timestamps of the model, or a whole window without them.
+
+    `start` and `end` are samples, relative to the window in `Decoded` and to the recording in `Transcript`.
+    """
+
+    start: int
+    end: int
+    text: str
+    tokens: tuple[int, ...] = ()
+    words: tuple[Word, ...] = ()
+    language: str = "en"
+    channel: int = 0
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 1.0
+    no_speech_prob: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What the engine made of one window. Empty `segments` mean silence."""
+
+    segments: tuple[Segment, ...]
+    language: str = "en"
+    language_probability: float = 1.0
+    no_speech_prob: float = 0.0
+    attempts: int = 1  # temperatures tried
+    batch_size: int = 1  # windows decoded together with this one, itself included
+    queue_seconds: float = 0.0
+    encode_seconds: float = 0.0  # of the whole batch
+    decode_seconds: float = 0.0  # of the whole batch
+
+    @property
+    def text(self) -> str:
+        """The window's text, as the model wrote it."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A whole recording: segments in order, times in samples of the recording."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    language: str
+    duration: int  # samples per channel
+    task: Task = "transcribe"
+    notices: tuple[Notice, ...] = field(default=())
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Every word in order; empty unless word timestamps were asked for."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+class Engine(Protocol):
+    """Synchronous, a batch at a time: the model in this process, or a fake."""
+
+    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
+        """Decode each window under its own options; an outcome per window, in order, whatever the neighbours do."""
+        ...
+
+
+class Backend(Protocol):
+    """Asynchronous, one window: whoever schedules, a thread here or Ray there."""
+
+    async def decode(self, window: Window, options: Options) -> Decoded:
+        """Decode one window; cancelling the call drops the window if it has not begun. Raises `DecodeError`."""
+        ...
