@@ -56,7 +56,7 @@ class Spoken:
 ACCENTS = ("en-us", "en-us", "en-us", "en", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc")
 VARIANTS = (
     "", "m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f3", "f5", "Alex", "Alicia", "Andrea", "Andy", "Annie",
-    "adam", "antonio", "benjamin", "boris", "caleb", "david", "edward", "Gene", "Hugo", "iven", "Jacky", "John", "Lee", "linda",
+    "adam", "antonio", "benjamin", "boris", "caleb", "david", "edward", "Gene", "Hugo", "iven", "Jacky", "john", "Lee", "linda",
     "Michael", "Mike", "Nguyen", "pablo", "quincy", "rob", "robert", "steph", "steph3", "travis", "victor", "anika", "Diogo",
     "Denis", "Marco", "norbert", "sandro", "klatt", "klatt4",
 )  # fmt: skip
@@ -70,7 +70,6 @@ UNSEEN = (
     Voice("espeak", "en-us", "steph2"),
     Voice("espeak", "en", "max"),
     Voice("flite", "awb"),
-    Voice("flite", "kal"),
 )
 FLITE_SHARE = 0.22  # flite's recorded speakers are costly to synthesise and worth more than their number
 
