@@ -1,0 +1,123 @@
+"""A recording becomes a stream of segments, over any backend.
+
+    async for update in transcribe(audio, backend, options, detect=detector.detect):
+        show(update.segments)
+    transcript = update.transcript
+
+Windows are decoded many at a time and come back in order. Closing the iterator cancels what is still waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tickertape import windows
+from tickertape.assemble import Assembler
+from tickertape.types import Audio, Backend, Decoded, Options, Samples, Segment, Span, Transcript, Window
+
+IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine never waits for us
+SURE = 0.5  # a language detected with at least this probability holds for the whole recording
+
+Detect = Callable[[Samples], list[Span]]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """News of a transcription: segments that are now final, and how far it has come.
+
+    `done` and `total` count samples of all channels. The last update carries the `transcript`.
+    """
+
+    segments: tuple[Segment, ...]
+    done: int
+    total: int
+    decoded: Decoded | None = None
+    transcript: Transcript | None = None
+
+
+async def transcribe(
+    audio: Audio,
+    backend: Backend,
+    options: Options,
+    *,
+    detect: Detect | None = None,
+    trimmed: bool = False,
+    in_flight: int = IN_FLIGHT,
+) -> AsyncIterator[Update]:
+    """Transcribe a recording; see the module's example.
+
+    `detect` finds speech (None: plain 30 s windows with overlap). `trimmed` says that the checkpoint was trained on
+    short windows, so that pauses need not be filled. Raises `DecodeError` if a window cannot be decoded.
+    """
+    planned = await asyncio.to_thread(plan, audio, detect, trimmed=trimmed)
+    assembler = Assembler(duration=audio.length, channels=audio.samples.shape[0], task=options.task)
+    total = audio.length * audio.samples.shape[0]
+    behind = _Behind(audio)
+    async with contextlib.aclosing(_decode_in_order(planned, backend, options, in_flight)) as results:
+        async for window, decoded in results:
+            yield Update(assembler.add(window, decoded), behind.move(window), total, decoded)
+    rest = assembler.finish()
+    transcript = replace(assembler.transcript(), notices=audio.notices)
+    yield Update(rest, total, total, transcript=transcript)
+
+
+def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> list[Window]:
+    """The windows of a recording, by start time, channels interleaved."""
+    planned: list[Window] = []
+    for channel, samples in enumerate(audio.samples):
+        if detect is None:
+            planned += windows.plain(samples, channel=channel)
+        else:
+            planned += windows.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
+    return sorted(planned, key=lambda window: (window.start, window.channel))
+
+
+class _Behind:
+    """Counts the samples that are done: in each channel, everything before the end of its last window."""
+
+    def __init__(self, audio: Audio) -> None:
+        self._ends = [0] * audio.samples.shape[0]
+
+    def move(self, window: Window) -> int:
+        self._ends[window.channel] = window.end
+        return sum(self._ends)
+
+
+async def _decode_in_order(
+    planned: list[Window], backend: Backend, options: Options, in_flight: int
+) -> AsyncIterator[tuple[Window, Decoded]]:
+    """Results in the order of the windows, at most `in_flight` of them under way."""
+    ahead = iter(planned)
+    if options.language is None and (first := next(ahead, None)) is not None:
+        decoded = await backend.decode(first, options)
+        if decoded.language_probability >= SURE:
+            options = replace(options, language=decoded.language)
+        yield first, decoded
+    running: deque[tuple[Window, asyncio.Task[Decoded]]] = deque()
+    try:
+        _top_up(running, ahead, backend, options, in_flight)
+        while running:
+            window, task = running[0]
+            decoded = await task
+            running.popleft()
+            _top_up(running, ahead, backend, options, in_flight)
+            yield window, decoded
+    finally:
+        for _, task in running:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+
+
+def _top_up(
+    running: deque[tuple[Window, asyncio.Task[Decoded]]],
+    ahead: Iterator[Window],
+    backend: Backend,
+    options: Options,
+    in_flight: int,
+) -> None:
+    while len(running) < in_flight and (window := next(ahead, None)) is not None:
+        running.append((window, asyncio.ensure_future(backend.decode(window, options))))
