@@ -39,6 +39,23 @@ class Update:
     transcript: Transcript | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that is ready to be asked, and what its users need to know of it."""
+
+    name: str
+    backend: Backend
+    detect: Detect | None = None  # finds speech; None where no detector is loaded
+    trimmed: bool = False  # trained on windows of any length
+    languages: tuple[str, ...] = ("en",)  # ISO 639-1 codes that the checkpoint knows
+    created: int = 0  # Unix time of the checkpoint
+
+    def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncIterator[Update]:
+        """Transcribe a recording; see `transcribe`. `vad=False` takes plain 30 s windows with overlap."""
+        detect = self.detect if vad else None
+        return transcribe(audio, self.backend, options, detect=detect, trimmed=self.trimmed)
+
+
 async def transcribe(
     audio: Audio,
     backend: Backend,
