@@ -74,13 +74,15 @@ class Window:
     """A piece of one channel, at most 30 s, that the model hears at once.
 
     `samples` has shape [n]. `start` is where its first sample lies in the recording. `overlap` says how many of its
-    leading samples the previous window of the same channel already held: `assemble` merges their words.
+    leading samples the previous window of the same channel already held: `assemble` merges their words. `tail` says
+    how many of its trailing samples the next one will hold too: without, its text is final as soon as it is decoded.
     """
 
     samples: Samples
     start: int = 0
     channel: int = 0
     overlap: int = 0
+    tail: int = 0
 
     @property
     def length(self) -> int:
@@ -181,6 +183,7 @@ class Transcript:
     duration: int  # samples per channel
     task: Task = "transcribe"
     notices: tuple[Notice, ...] = field(default=())
+    channels: int = 1  # above 1: each channel was heard on its own, and segments say which
 
     @property
     def words(self) -> tuple[Word, ...]:
