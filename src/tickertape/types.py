@@ -106,6 +106,7 @@ class Options:
     hotwords: str | None = None  # words to expect, given to the model as a prompt
     timestamps: bool = True  # segment times from timestamp tokens; without, one segment per window
     word_timestamps: bool = False
+    logprobs: bool = False  # fill `Segment.token_logprobs` and `token_bytes`
 
     # how the tokens are chosen
     beam_size: int = 1
@@ -151,6 +152,8 @@ class Segment:
     avg_logprob: float = 0.0
     compression_ratio: float = 1.0
     no_speech_prob: float = 0.0
+    token_logprobs: tuple[float, ...] = ()  # one per token, if `Options.logprobs` asked for them
+    token_bytes: tuple[bytes, ...] = ()  # likewise: UTF-8, which one token may hold only a part of
 
 
 @dataclass(frozen=True, slots=True)
