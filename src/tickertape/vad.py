@@ -1,0 +1,132 @@
+"""Speech detection: samples to spans, by the silero model that faster-whisper ships.
+
+The model sees frames of 512 samples (32 ms), each with the 64 samples before it, and carries a recurrent state from
+frame to frame. The frames are independent up to that state, so a block of them is one call. OpenVINO runs it in f32
+about three times as fast as onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tickertape.errors import IncompleteCheckpoint
+from tickertape.types import SAMPLE_RATE, Samples, Span
+
+FRAME = 512  # samples (32 ms), what the model was trained on at 16 kHz
+CONTEXT = 64  # samples before each frame that it hears too
+BLOCK = 32 * SAMPLE_RATE // FRAME  # 1,000 frames a call: spans flow while the rest of a long recording waits
+STATE = (1, 1, 128)  # shape of the recurrent state, and of the cell's
+MILLISECOND = SAMPLE_RATE // 1000  # 16 samples
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The dials of the detector, with silero's meanings."""
+
+    threshold: float = 0.5  # probability from which a frame begins speech
+    neg_threshold: float | None = None  # below: silence; None: 0.15 under `threshold`
+    min_speech_ms: int = 100  # shorter spans are dropped: no word fits in three frames
+    min_silence_ms: int = 300  # shorter pauses do not end a span
+    speech_pad_ms: int = 300  # kept on each side, at most half of the pause: soft beginnings and endings
+
+    @property
+    def release(self) -> float:
+        """The probability below which speech may end."""
+        return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
+
+
+def model_path() -> Path:
+    """Where faster-whisper keeps the silero model. Raises `IncompleteCheckpoint` if it is not installed."""
+    spec = importlib.util.find_spec("faster_whisper")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "assets" / "silero_vad_v6.onnx"
+        if path.is_file():
+            return path
+    raise IncompleteCheckpoint("the speech detection model is missing: install faster-whisper 1.2 or later")
+
+
+class SpeechDetector:
+    """Finds speech. One instance serves many threads at once; the interpreter lock is free while the model runs."""
+
+    def __init__(self, *, threads: int = 1) -> None:
+        """Load and compile the model for `threads` threads a call. Raises `IncompleteCheckpoint` without the model."""
+        import openvino
+
+        core = openvino.Core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        self._model: Any = core.compile_model(core.read_model(model_path()), "CPU", settings)
+
+    def detect(self, samples: Samples, dials: Detection = Detection()) -> list[Span]:
+        """The spans of speech in `samples` (float32, [n], 16 kHz), in order and apart, in samples."""
+        return list(self.stream(samples, dials))
+
+    def stream(self, samples: Samples, dials: Detection = Detection()) -> Iterator[Span]:
+        """Like `detect`, span by span: each comes as soon as the next has begun, or the recording has ended."""
+        return _padded(_spans(self._blocks(samples), len(samples), dials), len(samples), dials)
+
+    def probabilities(self, samples: Samples) -> Samples:
+        """The probability of speech in each frame of 512 samples, shape [ceil(n / 512)], float32."""
+        blocks = list(self._blocks(samples))
+        return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+
+    def _blocks(self, samples: Samples) -> Iterator[Samples]:
+        """The probabilities, a block of at most 1,000 frames at a time."""
+        request = self._model.create_infer_request()
+        state = cell = np.zeros(STATE, np.float32)
+        for first in range(0, len(samples), BLOCK * FRAME):
+            request.infer({"input": _frames(samples, first), "h": state, "c": cell})
+            probabilities, state, cell = (request.get_output_tensor(i).data.copy() for i in range(3))
+            yield probabilities.ravel()
+
+
+def _frames(samples: Samples, first: int) -> Samples:
+    """The frames of one block from sample `first` on, each behind its context: shape [frames, 576]."""
+    piece = samples[max(first - CONTEXT, 0) : first + BLOCK * FRAME]
+    before = CONTEXT if first == 0 else 0
+    after = -(len(piece) + before - CONTEXT) % FRAME
+    padded = np.pad(piece, (before, after)).astype(np.float32, copy=False)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + FRAME)
+    return np.ascontiguousarray(windows[::FRAME])
+
+
+def _spans(blocks: Iterator[Samples], length: int, dials: Detection) -> Iterator[Span]:
+    """Speech without padding: it begins at `threshold` and ends before a long enough stretch under `release`."""
+    shortest, pause = dials.min_speech_ms * MILLISECOND, dials.min_silence_ms * MILLISECOND
+    start = quiet = -1  # where the open span began, and where its last silence did
+    now = -FRAME
+    for block in blocks:
+        for probability in block.tolist():
+            now += FRAME
+            if probability >= dials.threshold:
+                start = now if start < 0 else start
+                quiet = -1
+            elif start >= 0 and probability < dials.release:
+                quiet = now if quiet < 0 else quiet
+                if now - quiet >= pause:
+                    if quiet - start > shortest:
+                        yield Span(start, quiet)
+                    start = quiet = -1
+    if start >= 0 and length - start > shortest:
+        yield Span(start, length)
+
+
+def _padded(spans: Iterator[Span], length: int, dials: Detection) -> Iterator[Span]:
+    """The same spans, each widened by the padding, or up to the middle of a pause too short for two paddings."""
+    pad = dials.speech_pad_ms * MILLISECOND
+    start, end = 0, -1
+    for span in spans:
+        if end < 0:
+            start = max(0, span.start - pad)
+        else:
+            widen = min(pad, (span.start - end) // 2)
+            yield Span(start, end + widen)
+            start = span.start - widen
+        end = span.end
+    if end >= 0:
+        yield Span(start, min(length, end + pad))
