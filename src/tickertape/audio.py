@@ -1,0 +1,625 @@
+"""Bytes or a path to float32 samples at 16 kHz, within limits, by PyAV (FFmpeg).
+
+Everything here assumes that the bytes come from a stranger:
+
+- FFmpeg sees bytes through a nameless reader, with a list of allowed demuxers, no protocols, and a list of allowed
+  decoders, so that a playlist or a session description disguised as a recording opens no file and no socket.
+- Packets are read and decoded one at a time, each on its own: a damaged frame costs itself, not the rest of the call.
+  What is lost is replaced by silence, so that later words keep their times, and is reported.
+- Durations are limited as declared, as counted ahead of decoding, and as decoded. A small file cannot fill memory.
+
+What was odd about a recording that could be used is reported as notices:
+
+    corrupt_frames            damaged or missing frames; silence stands in for them
+    audio_truncated           less audio than the file declares, or its end is missing
+    header_size_ignored       a wav header gave the wrong length; the whole file was read
+    invalid_samples_replaced  NaN or infinity became 0, or values were far out of range
+    anti_phase_channels       channels cancel each other; the louder one was used there
+    several_audio_tracks      only one of several tracks was used
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, TypeAlias
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from tickertape.errors import (
+    AudioTooLong,
+    AudioTooShort,
+    EmptyAudio,
+    EmptyFile,
+    FileTooLarge,
+    InvalidAudio,
+    InvalidSamples,
+    NoAudioStream,
+    OptionError,
+    UnsupportedChannels,
+    UnsupportedRate,
+)
+from tickertape.headers import Claim, read_claim
+from tickertape.types import SAMPLE_RATE, Audio, Notice, Samples
+
+Source: TypeAlias = "bytes | bytearray | memoryview | str | Path | BinaryIO"
+
+DEMUXERS = "wav,w64,mp3,flac,ogg,aac,amr,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,caf,aiff,au,asf,g722"
+DECODERS = frozenset(
+    {"aac", "alac", "flac", "opus", "libopus", "vorbis", "speex", "wmav1", "wmav2"}
+    | {"mp1", "mp2", "mp3", "mp1float", "mp2float", "mp3float"}
+    | {"amrnb", "amrwb", "gsm", "gsm_ms", "g722", "g726", "g726le", "pcm_alaw", "pcm_mulaw"}  # telephones
+    | {"adpcm_ima_wav", "adpcm_ms", "adpcm_ima_qt", "adpcm_yamaha", "pcm_u8", "pcm_s8"}
+    | {f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")}
+)
+# FFmpeg's own AMR decoders refuse the comfort-noise frames that every mobile call contains.
+PREFERRED_DECODERS = {"amrnb": ("libopencore_amrnb", 8000), "amrwb": ("libopencore_amrwb", 16_000)}
+RAW_FORMATS = frozenset({"mulaw", "alaw", "gsm", "g722", "u8", "s8"}) | {
+    f"{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")
+}
+
+LOOK_AHEAD_SECONDS = 300  # a recording that turns out longer is measured before the rest of it is decoded
+MAX_GAP_SECONDS = 60  # a longer jump of the timestamps is taken for a fault, not for lost audio
+MIN_GAP_SECONDS = 0.015  # under one frame of any telephone codec; containers round to milliseconds
+KEPT_SHARE = 0.98  # less than this of the declared duration is always reported
+MAX_READ_ERRORS = 64  # in a row: the demuxer makes no progress
+HINT = "If it is headerless telephone audio, say what it is, for example audio_format=mulaw;rate=8000."
+
+_OPTIONS = {
+    "format_whitelist": DEMUXERS,
+    "protocol_whitelist": "none",
+    "max_streams": "32",
+    "max_probe_packets": "1",  # otherwise FFmpeg searches wav samples for hidden DTS: slow, and another decoder exposed
+    "max_size": "16384",  # bytes per wav packet; the default of 4,096 costs four times the calls
+}
+_DECLARING = ("mov", "matroska", "w64", "caf", "aiff", "au", "asf")  # durations of other demuxers are estimates
+_BROKEN = (av.FFmpegError, ValueError, EOFError, OSError)  # what PyAV raises for damaged data
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What `decode` accepts. The defaults suit a library on its user's own files; a service sets its own."""
+
+    max_bytes: int = 2 * 2**30
+    max_seconds: float = 4 * 3600
+    min_seconds: float = 0.1
+    max_channels: int = 8
+    min_rate: int = 4000  # Hz; half of telephone quality
+    max_rate: int = 192_000  # Hz
+
+
+def decode(
+    source: Source,
+    *,
+    channels: Literal["mix", "split"] = "mix",
+    limits: Limits = Limits(),
+    track: int | None = None,
+    audio_format: str | None = None,
+) -> Audio:
+    """Decode a recording to float32 samples of shape [channels, n] at 16 kHz, finite and within [-1, 1].
+
+    `channels` "mix" gives one channel, the mean, as loud as the loudest of them; "split" keeps each. `track` chooses
+    an audio track by number, from 0. `audio_format` describes headerless data: "mulaw;rate=8000;channels=2" (see
+    `RAW_FORMATS`). A file object is read from where it stands, and is not closed.
+
+    Raises an `AudioError` for what is wrong with the recording and `OptionError` for a wrong option.
+    """
+    raw = _raw_format(audio_format)
+    if channels not in {"mix", "split"}:
+        raise OptionError('channels must be "mix" or "split".', "channels", "invalid_channels")
+    with _opened(source, limits) as file:
+        claim = Claim() if raw else read_claim(file.at, file.size)
+        _check_claim(claim, limits)
+        with _demuxer(file, claim, raw) as container:
+            stream, notices = _choose(container, track)
+            declared = _declared(container, stream, claim)
+            _check_length(declared, limits)
+            sink = _Sink(limits, split=channels == "split", expected=declared)
+            damage = _Pump(container, stream, sink).run(lambda: _measure(file, claim, raw, stream.index, limits))
+    samples = sink.finish()
+    notices += _verdict(samples.shape[1] / SAMPLE_RATE, sink, damage, claim, declared, limits)
+    return Audio(samples, tuple(notices))
+
+
+# ---- what comes in ----
+
+
+class _File:
+    """A nameless, seekable view of a file from where it stands: FFmpeg must not learn what the client called it."""
+
+    def __init__(self, file: BinaryIO, size: int, base: int = 0, owned: bool = True) -> None:
+        self._file, self.size, self._base, self._owned, self._position = file, size, base, owned, 0
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._owned:
+            self._file.close()
+
+    def reader(self) -> _File:
+        """Another view with its own position, so that two demuxers can read the same file in turn."""
+        return _File(self._file, self.size, self._base, owned=False)
+
+    def at(self, offset: int, count: int) -> bytes:
+        self._file.seek(self._base + offset)
+        return self._file.read(count)
+
+    def read(self, count: int) -> bytes:
+        data = self.at(self._position, count)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        position = offset + (0, self._position, self.size)[whence]
+        if position < 0:
+            raise ValueError("before the start")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def _opened(source: Source, limits: Limits) -> _File:
+    if isinstance(source, (str, Path)):
+        try:
+            file: BinaryIO = Path(source).open("rb")  # noqa: SIM115 - closed by _File
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a path"
+            raise InvalidAudio(f"The file cannot be opened: {reason}.") from error
+        opened = True
+    else:
+        opened = isinstance(source, (bytes, bytearray, memoryview))
+        file = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
+    try:
+        return _sized(file, opened, limits)
+    except BaseException:
+        if opened:
+            file.close()
+        raise
+
+
+def _sized(file: BinaryIO, owned: bool, limits: Limits) -> _File:
+    if file.seekable():
+        base = file.tell()
+        size = file.seek(0, io.SEEK_END) - base
+    else:  # a pipe: there is no way to know but to read
+        data = file.read(limits.max_bytes + 1)
+        if owned:
+            file.close()
+        file, base, size, owned = io.BytesIO(data), 0, len(data), True
+    if size > limits.max_bytes:
+        raise FileTooLarge(f"The file is larger than the limit of {limits.max_bytes:,} bytes.")
+    if size <= 0:
+        raise EmptyFile("The file is empty.")
+    return _File(file, size, base, owned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    name: str
+    rate: int
+    channels: int
+
+
+def _raw_format(text: str | None) -> _Raw | None:
+    """Read "mulaw;rate=8000;channels=2", strictly: whoever describes headerless data must be right."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([a-z0-9]+);rate=([1-9][0-9]{0,5})(?:;channels=([1-8]))?", text, re.ASCII)
+    if match is None or match[1] not in RAW_FORMATS:
+        raise _bad_format(f'"NAME;rate=HZ;channels=N" with a name among {", ".join(sorted(RAW_FORMATS))}')
+    name, rate, channels = match[1], int(match[2]), int(match[3] or 1)
+    if name == "gsm" and (rate, channels) != (8000, 1):
+        raise _bad_format("gsm;rate=8000, one channel")
+    if name == "g722" and (rate, channels) != (16_000, 1):
+        raise _bad_format("g722;rate=16000, one channel")
+    return _Raw(name, rate, channels)
+
+
+def _bad_format(expected: str) -> OptionError:
+    return OptionError(f"audio_format must be {expected}.", "audio_format", "invalid_audio_format")
+
+
+# ---- checks before decoding ----
+
+
+def _check_claim(claim: Claim, limits: Limits) -> None:
+    if claim.protected:
+        raise InvalidAudio("The recording is encrypted (DRM) and cannot be decoded. Export it without protection.")
+    if claim.rate is not None:
+        _check_rate(claim.rate, limits)
+    if claim.channels is not None:
+        _check_channels(claim.channels, limits)
+    if claim.no_index:
+        raise InvalidAudio("This is a truncated mp4: its index (moov) is missing. Upload the whole file.")
+    _check_length(claim.seconds, limits)
+
+
+def _check_rate(rate: int, limits: Limits) -> None:
+    if not limits.min_rate <= rate <= limits.max_rate:
+        raise UnsupportedRate(
+            f"Sample rates from {limits.min_rate} to {limits.max_rate} Hz are accepted, not {rate} Hz."
+        )
+
+
+def _check_channels(channels: int, limits: Limits) -> None:
+    if not 1 <= channels <= limits.max_channels:
+        raise UnsupportedChannels(f"From 1 to {limits.max_channels} channels are accepted, not {channels}.")
+
+
+def _check_length(seconds: float | None, limits: Limits) -> None:
+    if seconds is not None and seconds > limits.max_seconds:
+        raise AudioTooLong(
+            f"The recording is longer than the limit of {limits.max_seconds:g} seconds. "
+            "Split it, or transcribe it as a batch job with a higher limit."
+        )
+
+
+@contextmanager
+def _demuxer(file: _File, claim: Claim, raw: _Raw | None) -> Iterator[Any]:
+    """An open PyAV container over the file, with every door but the allowed ones shut."""
+    options = dict(_OPTIONS)
+    if claim.ignore_size:
+        options["ignore_length"] = "1"
+    if raw:
+        options["format_whitelist"] = raw.name
+        if raw.name != "g722":
+            options["sample_rate"] = str(raw.rate)
+        if raw.name not in {"g722", "gsm"}:
+            options["ch_layout"] = f"{raw.channels}C" if raw.channels > 2 else ("mono", "stereo")[raw.channels - 1]
+    try:
+        container = av.open(file.reader(), format=raw and raw.name, options=options, metadata_errors="replace")
+    except _BROKEN as error:
+        raise InvalidAudio(f"This is not a recording in an accepted format, or it is damaged. {HINT}") from error
+    with container:
+        yield container
+
+
+def _choose(container: Any, track: int | None) -> tuple[Any, list[Notice]]:
+    """The stream to decode: the one asked for, or the first. Pictures and video are left alone."""
+    streams = container.streams.audio
+    if not streams:
+        raise NoAudioStream("The file has no audio track.")
+    if track is not None and not 0 <= track < len(streams):
+        raise OptionError(f"The file has {len(streams)} audio tracks, numbered from 0.", "track", "invalid_track")
+    stream = streams[track or 0]
+    context = stream.codec_context
+    if context is None or context.name not in DECODERS:
+        raise InvalidAudio("The recording's codec is not accepted. Convert it to wav, flac, mp3, m4a, ogg or webm.")
+    if track is None and len(streams) > 1:
+        text = f"The file has {len(streams)} audio tracks; the first was used. Choose another by its number."
+        return stream, [Notice("several_audio_tracks", text)]
+    return stream, []
+
+
+def _declared(container: Any, stream: Any, claim: Claim) -> float | None:
+    """Seconds that the file promises, or None where FFmpeg could only estimate them."""
+    if claim.seconds is not None:
+        return claim.seconds
+    if not container.format.name.startswith(_DECLARING):
+        return None
+    if stream.duration is not None and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and not container.streams.video:
+        return float(container.duration / av.time_base)
+    return None
+
+
+# ---- decoding ----
+
+
+class _Pump:
+    """Moves packets from the demuxer through the decoder into the sink, past whatever is damaged."""
+
+    def __init__(self, container: Any, stream: Any, sink: _Sink) -> None:
+        self._container, self._stream, self._sink = container, stream, sink
+        self._decoder = _decoder(stream)
+        self._is_amr = stream.codec_context.name.startswith("amr")
+        self._next: float | None = None  # seconds at which the next packet should start
+        self.damaged = 0  # packets that could not be read or decoded
+        self.decoded = 0  # packets that could
+
+    def run(self, measure: Any) -> _Pump:
+        measured = False
+        for packet in _packets(self._container, self._stream, self._damage):
+            self._keep_time(packet)
+            self._decode(packet)
+            if not measured and self._sink.seconds > LOOK_AHEAD_SECONDS:
+                measured = True
+                measure()
+        self._decode(None)
+        return self
+
+    def _damage(self) -> None:
+        self.damaged += 1
+
+    def _decode(self, packet: Any) -> None:
+        try:
+            frames = self._decoder.decode(packet)
+        except _BROKEN:
+            if packet is not None:
+                self._damage()
+                self._sink.silence(_seconds(packet, packet.duration))
+            return
+        if packet is not None:
+            self.decoded += 1
+            if packet.is_corrupt or (self._is_amr and _is_bad_amr(packet)):
+                self._damage()
+        for frame in frames:
+            self._sink.add(frame)
+
+    def _keep_time(self, packet: Any) -> None:
+        """Notice audio that is missing between two packets, and put silence in its place."""
+        if packet.pts is None:
+            return
+        start = _seconds(packet, packet.pts)
+        if self._next is not None and start - self._next > MIN_GAP_SECONDS:
+            self._damage()
+            if start - self._next <= MAX_GAP_SECONDS:
+                self._sink.silence(start - self._next)
+        self._next = start + _seconds(packet, packet.duration) if packet.duration else None
+
+
+def _decoder(stream: Any) -> Any:
+    """The stream's own decoder, or a better one of another name."""
+    context = stream.codec_context
+    name, rate = PREFERRED_DECODERS.get(context.name, ("", 0))
+    if name not in av.codecs_available:
+        return context
+    better = av.CodecContext.create(name, "r")
+    better.sample_rate = rate
+    better.layout = "mono"
+    return better
+
+
+def _packets(container: Any, stream: Any, damage: Any) -> Iterator[Any]:
+    """Packets with content. A read error ends PyAV's generator, not the file: begin another where it stopped."""
+    errors = 0
+    while errors < MAX_READ_ERRORS:
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    errors = 0
+                    yield packet
+        except _BROKEN:
+            errors += 1
+            damage()
+        else:
+            return
+
+
+def _seconds(packet: Any, ticks: int | None) -> float:
+    return float((ticks or 0) * packet.time_base)
+
+
+def _is_bad_amr(packet: Any) -> bool:
+    """RFC 4867 section 5.3: in a frame's first byte bits 7, 1 and 0 are padding, and bit 2 is clear in a bad frame."""
+    first = bytes(memoryview(packet)[:1])[0]
+    return bool(first & 0x83) or not first & 4
+
+
+def _measure(file: _File, claim: Claim, raw: _Raw | None, index: int, limits: Limits) -> None:
+    """Count the recording's packets without decoding them, and refuse it if they come to more than the limit.
+
+    Declared durations can lie, and decoding hours of silence to find out takes seconds and gigabytes.
+    """
+    seconds = 0.0
+    with _demuxer(file, claim, raw) as container:
+        stream = container.streams[index]
+        context = stream.codec_context
+        least = context.frame_size / context.sample_rate if context.sample_rate else 0.0
+        tick = float(stream.time_base)
+        for packet in _packets(container, stream, lambda: None):
+            seconds += max(least, (packet.duration or 0) * tick)
+            if seconds > limits.max_seconds:
+                break
+    _check_length(seconds, limits)
+
+
+_DTYPES = {
+    "u8": (np.uint8, 128.0, 128.0),
+    "s16": (np.int16, 0.0, 32_768.0),
+    "s32": (np.int32, 0.0, 2_147_483_648.0),
+    "flt": (np.float32, 0.0, 1.0),
+    "dbl": (np.float64, 0.0, 1.0),
+}  # sample format: type, value of silence, full scale
+
+
+class _Sink:
+    """Collects decoded frames: to float, made finite, mixed, resampled to 16 kHz about a second at a time."""
+
+    def __init__(self, limits: Limits, *, split: bool, expected: float | None) -> None:
+        self._limits, self._split = limits, split
+        self._capacity = int(min(expected or 30.0, 3600.0) * SAMPLE_RATE) + SAMPLE_RATE
+        self._rows = 0  # channels of the output, once known
+        self._buffer: Samples = np.empty((0, 0), np.float32)
+        self._length = 0
+        self._form: tuple[str, str, int] = ("", "", 0)  # sample format, layout, rate of the pending frames
+        self._pending: list[Any] = []
+        self._pending_samples = 0
+        self._resampler: Any = None
+        self._energies = np.zeros(0)  # of each channel, and of the mix last
+        self.silent = 0  # samples put in place of lost audio
+        self.replaced = 0  # samples that were not finite, or absurdly loud
+        self.seen = 0  # samples, all channels, at the source's rate
+        self.cancelled = False
+
+    @property
+    def seconds(self) -> float:
+        """Written so far."""
+        return self._length / SAMPLE_RATE
+
+    def add(self, frame: Any) -> None:
+        """Take a decoded frame."""
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:
+            self._flush()
+            _check_rate(frame.sample_rate, self._limits)
+            _check_channels(frame.layout.nb_channels, self._limits)
+            self._form = form
+            self._rows = self._rows or (frame.layout.nb_channels if self._split else 1)
+        self._pending.append(frame)
+        self._pending_samples += frame.samples
+        if self._pending_samples >= frame.sample_rate:
+            self._convert()
+
+    def silence(self, seconds: float) -> None:
+        """Stand in for lost audio."""
+        count = round(seconds * SAMPLE_RATE)
+        if self._rows and count > 0:
+            self._convert()
+            self._write(np.zeros((self._rows, count), np.float32))
+            self.silent += count
+
+    def finish(self) -> Samples:
+        """The recording: [channels, n]."""
+        self._flush()
+        samples = self._buffer[:, : self._length]
+        gain = self._gain(samples)
+        if gain > 1.0:
+            samples *= np.float32(gain)
+        return samples
+
+    def _flush(self) -> None:
+        """Empty what is pending, and the resampler's delay line."""
+        self._convert()
+        if self._resampler is not None:
+            for frame in self._resampler.resample(None):
+                self._write(_planes(frame, np.float32))
+        self._resampler = None
+
+    def _convert(self) -> None:
+        if not self._pending:
+            return
+        name, layout, rate = self._form
+        dtype, zero, full = _DTYPES[name.rstrip("p")]
+        parts = [_planes(frame, dtype) for frame in self._pending]
+        block = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        self._pending, self._pending_samples = [], 0
+        with np.errstate(over="ignore"):
+            samples = block.astype(np.float32)
+        if zero:
+            samples -= np.float32(zero)
+        if full != 1.0:
+            samples *= np.float32(1.0 / full)
+        else:
+            self._make_finite(samples)
+        self.seen += samples.size
+        if self._rows == 1:
+            samples, layout = self._mix(samples), "mono"
+        self._resample(samples, layout, rate)
+
+    def _make_finite(self, samples: Samples) -> None:
+        """Float files may hold anything. Decoders overshoot full scale a little, which is left for the final clip."""
+        peak = np.abs(samples).max(initial=0.0)
+        if peak <= 8.0:
+            return
+        wrong = ~np.isfinite(samples)
+        samples[wrong] = 0.0
+        self.replaced += int(wrong.sum()) + int((np.abs(samples) > 8.0).sum())
+        np.clip(samples, -1.0, 1.0, out=samples)
+
+    def _mix(self, samples: Samples) -> Samples:
+        """The mean of the channels, or the loudest of them where they cancel."""
+        if samples.shape[0] == 1:
+            return samples
+        mixed: Samples = samples.mean(axis=0, keepdims=True)
+        each = np.einsum("ij,ij->i", samples, samples).astype(np.float64)
+        mix = float(np.vdot(mixed, mixed))
+        independent = each.sum() / len(each) ** 2  # the mix's energy if the channels had nothing in common
+        if mix < 0.2 * independent and independent > 1e-7 * samples.shape[1]:
+            self.cancelled = True
+            mixed = samples[[int(each.argmax())]]
+            mix = float(each.max())
+        energies = np.append(each, mix)
+        self._energies = energies + (self._energies if self._energies.shape == energies.shape else 0.0)
+        return mixed
+
+    def _gain(self, samples: Samples) -> float:
+        """A mean of channels of which one speaks at a time is too quiet: raise it to the level of the loudest."""
+        if self._energies.size == 0 or self._energies[-1] <= 0.0:
+            return 1.0
+        gain = float(np.sqrt(self._energies[:-1].max() / self._energies[-1]))
+        peak = float(np.abs(samples).max(initial=0.0))
+        return min(gain, 1.0 / peak) if gain > 1.2 and peak > 0.0 else 1.0  # 1.2: under 1.6 dB is left alone
+
+    def _resample(self, samples: Samples, layout: str, rate: int) -> None:
+        if rate == SAMPLE_RATE and (self._rows == samples.shape[0]):
+            self._write(samples)
+            return
+        if self._resampler is None:
+            target = layout if self._rows == samples.shape[0] else f"{self._rows} channels"
+            self._resampler = av.AudioResampler("fltp", target, SAMPLE_RATE)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", layout)
+        frame.sample_rate = rate
+        for out in self._resampler.resample(frame):
+            self._write(_planes(out, np.float32))
+
+    def _write(self, samples: NDArray[np.float32]) -> None:
+        count = samples.shape[1]
+        if (self._length + count) / SAMPLE_RATE > self._limits.max_seconds:
+            _check_length((self._length + count) / SAMPLE_RATE, self._limits)
+        end = self._length + count
+        if end > self._buffer.shape[1]:
+            self._capacity = max(self._capacity, end + end // 2)  # untouched pages cost no memory
+            grown = np.empty((self._rows, self._capacity), np.float32)
+            if self._length:
+                grown[:, : self._length] = self._buffer[:, : self._length]
+            self._buffer = grown
+        np.clip(samples, -1.0, 1.0, out=self._buffer[:, self._length : end])
+        self._length = end
+
+
+def _planes(frame: Any, dtype: Any) -> NDArray[Any]:
+    """A frame's samples, [channels, n], without copying where the layout allows."""
+    planes, count = frame.planes, frame.samples
+    if frame.format.is_planar and len(planes) > 1:
+        return np.stack([np.frombuffer(plane, dtype, count) for plane in planes])
+    width = 1 if frame.format.is_planar else frame.layout.nb_channels
+    packed: NDArray[Any] = np.frombuffer(planes[0], dtype, count * width)
+    columns: NDArray[Any] = packed.reshape(count, width).T
+    return columns
+
+
+# ---- what to say about it ----
+
+
+def _verdict(
+    seconds: float, sink: _Sink, pump: _Pump, claim: Claim, declared: float | None, limits: Limits
+) -> list[Notice]:
+    """Notices about a recording that can be used; an error about one that cannot."""
+    heard = seconds - sink.silent / SAMPLE_RATE
+    if heard <= 0.0:
+        if pump.damaged:
+            raise InvalidAudio(f"The recording is damaged: nothing could be decoded. {HINT}")
+        raise EmptyAudio("The recording holds no audio.")
+    if pump.damaged > pump.decoded:
+        raise InvalidAudio(f"The recording is damaged: most of it could not be decoded. {HINT}")
+    if sink.replaced and sink.replaced == sink.seen:
+        raise InvalidSamples("The recording holds only NaN or infinite values.")
+    if seconds < limits.min_seconds:
+        raise AudioTooShort(f"The recording is shorter than {limits.min_seconds:g} seconds.")
+    notices = []
+    if pump.damaged:
+        notices.append(Notice("corrupt_frames", f"{pump.damaged} damaged or missing frames; silence stands for them."))
+    if claim.cut or (declared is not None and heard < KEPT_SHARE * declared):
+        promised = "" if declared is None else f" of {declared:.2f}"
+        notices.append(Notice("audio_truncated", f"The file is incomplete: {heard:.2f}{promised} seconds decoded."))
+    if claim.size_is_wrong:
+        notices.append(Notice("header_size_ignored", "The header gives a wrong length; the whole file was read."))
+    if sink.replaced:
+        notices.append(Notice("invalid_samples_replaced", f"{sink.replaced} samples were not finite or out of range."))
+    if sink.cancelled:
+        notices.append(Notice("anti_phase_channels", "The channels cancel each other; the louder one was used there."))
+    return notices

@@ -1,0 +1,224 @@
+"""What a recording says of itself, read from its first and last bytes before any decoder sees them.
+
+FFmpeg believes some headers that lie (a wav whose data size is too small) and hides some truths that matter (an Ogg
+file without its last page, an mp3 shorter than its Xing header says). `read_claim` fills that hole for the formats
+concerned and returns an empty claim for the rest. It is pure: bytes in, one value out, no exception for any input.
+
+Sources: RIFF/WAVE (Microsoft, 1991), the Xing/LAME and VBRI header descriptions, RFC 3533 (Ogg), RFC 7845 (Opus),
+RFC 9639 (FLAC), ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), the ASF specification.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+HEAD_BYTES = 65_536  # enough for every header read here; an Ogg page is at most 65,307 bytes
+MAX_INDEX_BYTES = 64 * 2**20  # an MP4 index above this is not searched for protection
+STREAMING_SIZE = 0x7FF00000  # recorders that cannot seek back write sizes from here upwards, or 0
+
+_PCM_TAGS = {1, 3, 6, 7, 0xFFFE}  # integer, float, A-law, mu-law, extensible: byte rate follows from the other fields
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROTECTION = (
+    bytes.fromhex("fbb31122 23bdd211 b4b700a0 c955fc6e"),  # content encryption object
+    bytes.fromhex("14e68a29 2226174c b935dae0 7ee9289c"),  # extended content encryption object
+    bytes.fromhex("33850543 8169e649 9b74ad12 cb86d58c"),  # advanced content encryption object
+)
+
+ReadAt = Callable[[int, int], bytes]  # (offset, count) -> at most count bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the file claims. `seconds` is None where it claims nothing or FFmpeg reads the claim itself."""
+
+    kind: str = ""
+    seconds: float | None = None
+    rate: int | None = None  # Hz
+    channels: int | None = None
+    ignore_size: bool = False  # wav: the data size is wrong, the audio runs to the end of the file
+    size_is_wrong: bool = False  # as above, and not merely the placeholder of a streaming recorder
+    cut: bool = False  # the container's end is missing
+    no_index: bool = False  # MP4 without its index: nothing can be decoded
+    protected: bool = False  # encrypted
+
+
+def read_claim(read: ReadAt, size: int) -> Claim:
+    """Read what the `size` bytes behind `read` claim to be. Unknown or damaged headers give an empty claim."""
+    head = read(0, HEAD_BYTES)
+    try:
+        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+            return _wav(head, read, size)
+        if head[:4] == b"OggS":
+            return _ogg(head, read(max(0, size - 2 * HEAD_BYTES), 2 * HEAD_BYTES))
+        if head[:4] == b"fLaC":
+            return _flac(head)
+        if head[4:8] == b"ftyp":
+            return _mp4(read, size)
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            return Claim("matroska", cut=_segment_end(head) > size)
+        if head[:16] == _ASF_HEADER:
+            return Claim("asf", protected=any(mark in head for mark in _ASF_PROTECTION))
+        if head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
+            return _mp3(read)
+    except (struct.error, IndexError, ZeroDivisionError):
+        return Claim()
+    return Claim()
+
+
+def _wav(head: bytes, read: ReadAt, size: int) -> Claim:
+    tag = channels = rate = byte_rate = bits = 0
+    for name, offset, length in _riff_chunks(head, read, size):
+        if name == b"fmt ":
+            tag, channels, rate, byte_rate, _, bits = struct.unpack("<HHIIHH", read(offset, 16))
+            if tag in _PCM_TAGS:
+                byte_rate = rate * channels * (bits // 8)
+        elif name == b"data":
+            present = size - offset
+            streaming = length == 0 or (length >= STREAMING_SIZE and length > present)
+            too_small = length < present and not _chunk_follows(read, offset + length, size)
+            ignore = too_small or (streaming and length > present)
+            believed = present if ignore else length
+            seconds = believed / byte_rate if byte_rate else None
+            return Claim(
+                "wav", seconds, rate, channels, ignore_size=too_small, size_is_wrong=too_small and not streaming
+            )
+    return Claim("wav", None, rate or None, channels or None)
+
+
+def _riff_chunks(head: bytes, read: ReadAt, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Each chunk's name, where its body starts, and how long it claims to be; at most the first 64."""
+    offset = 12
+    for _ in range(64):
+        header = head[offset : offset + 8] if offset + 8 <= len(head) else read(offset, 8)
+        if len(header) < 8:
+            return
+        name, length = header[:4], int.from_bytes(header[4:], "little")
+        yield name, offset + 8, length
+        offset += 8 + length + length % 2
+        if offset >= size:
+            return
+
+
+def _chunk_follows(read: ReadAt, offset: int, size: int) -> bool:
+    """Whether the bytes at `offset` are another RIFF chunk, or too few to be one."""
+    if size - offset < 9:
+        return True
+    for start in (offset + offset % 2, offset):  # some writers forget the padding byte
+        header = read(start, 8)
+        length = int.from_bytes(header[4:], "little")
+        if re.fullmatch(rb"[A-Za-z][A-Za-z0-9_ ]{3}", header[:4]) and length <= size - start - 8 + 1:
+            return True
+    return False
+
+
+def _flac(head: bytes) -> Claim:
+    packed = int.from_bytes(head[18:26], "big")  # 20 bits rate, 3 channels, 5 bits per sample, 36 total samples
+    rate, total = packed >> 44, packed & (2**36 - 1)
+    return Claim("flac", total / rate if total else None)
+
+
+def _ogg(head: bytes, tail: bytes) -> Claim:
+    serial, rate, skip = _ogg_codec(head)
+    if not rate:
+        return Claim("ogg")
+    last = cut = None
+    for page in _ogg_pages(tail):
+        granule, page_serial = struct.unpack("<qI", tail[page + 6 : page + 18])
+        if page_serial == serial:
+            cut = not tail[page + 5] & 4  # RFC 3533: bit 3 marks the last page of a logical stream
+            last = granule if granule >= 0 else last
+    seconds = None if last is None else max(0, last - skip) / rate
+    return Claim("ogg", seconds, cut=bool(cut))
+
+
+def _ogg_codec(head: bytes) -> tuple[int, int, int]:
+    """Serial number, granules per second and granules to skip of the first audio stream; rate 0 if there is none."""
+    for page in _ogg_pages(head):
+        if not head[page + 5] & 2:  # the first pages of all streams come first
+            break
+        serial = int.from_bytes(head[page + 14 : page + 18], "little")
+        body = head[page + 27 + head[page + 26] :]
+        if body.startswith(b"OpusHead"):
+            return serial, 48_000, int.from_bytes(body[10:12], "little")
+        if body.startswith(b"\x01vorbis"):
+            return serial, int.from_bytes(body[12:16], "little"), 0
+        if body.startswith(b"Speex   "):
+            return serial, int.from_bytes(body[36:40], "little"), 0
+        if body.startswith(b"\x7fFLAC"):
+            return serial, int.from_bytes(body[27:30], "big") >> 4, 0
+    return 0, 0, 0
+
+
+def _ogg_pages(data: bytes) -> Iterator[int]:
+    """Offsets of complete page headers."""
+    page = data.find(b"OggS\0")
+    while 0 <= page <= len(data) - 27:
+        yield page
+        page = data.find(b"OggS\0", page + 27)
+
+
+def _mp3(read: ReadAt) -> Claim:
+    start = 0
+    tag = read(0, 10)
+    if tag[:3] == b"ID3":
+        start = 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])  # sizes of seven bits a byte
+    head = read(start, 8192)
+    sync = re.search(rb"\xff[\xf2-\xf7\xfa-\xff]", head)  # layers II and III; ADTS has layer bits 00
+    if sync is None:
+        return Claim()
+    frame = head[sync.start() :]
+    lsf = not frame[1] & 8  # MPEG-2 and 2.5: half the samples per frame
+    rate = (44_100, 48_000, 32_000)[frame[2] >> 2 & 3] >> (0 if frame[1] & 8 else 1 if frame[1] & 16 else 2)
+    mono = frame[3] >> 6 == 3
+    info = 4 + ((9 if mono else 17) if lsf else (17 if mono else 32))
+    frames = skipped = 0
+    if frame[info : info + 4] in {b"Xing", b"Info"} and frame[info + 7] & 1:
+        frames = int.from_bytes(frame[info + 8 : info + 12], "big")
+        if frame[info + 120 : info + 124] in {b"LAME", b"Lavf", b"Lavc"}:
+            delays = int.from_bytes(frame[info + 141 : info + 144], "big")  # 12 bits at the start, 12 at the end
+            skipped = (delays >> 12) + (delays & 0xFFF)
+    elif frame[36:40] == b"VBRI":
+        frames = int.from_bytes(frame[50:54], "big")
+    samples = frames * (576 if lsf else 1152) - skipped
+    return Claim("mp3", max(0, samples) / rate if frames else None)
+
+
+def _mp4(read: ReadAt, size: int) -> Claim:
+    offset, cut = 0, False
+    index = b""
+    for _ in range(100_000):
+        header = read(offset, 16)
+        if len(header) < 8:
+            break
+        length, name = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if name == b"moov":
+            index = read(offset, min(length, MAX_INDEX_BYTES))
+        if length < 8:  # 0: to the end of the file
+            break
+        offset += length
+        cut = offset > size
+    entries = {index[found.end() + 12 : found.end() + 16] for found in re.finditer(b"stsd", index)}
+    return Claim("mp4", cut=cut, no_index=not index, protected=bool(entries & {b"enca", b"drms"}))
+
+
+def _segment_end(head: bytes) -> int:
+    """Where a Matroska file should end; 0 if it does not say."""
+    offset = 4
+    length, width = _ebml_size(head[offset : offset + 8])
+    offset += width + length
+    if head[offset : offset + 4] != b"\x18\x53\x80\x67":
+        return 0
+    length, width = _ebml_size(head[offset + 4 : offset + 12])
+    return offset + 4 + width + length if length else 0
+
+
+def _ebml_size(data: bytes) -> tuple[int, int]:
+    """The size an EBML element states (0 if unknown) and the bytes that statement takes."""
+    width = 9 - data[0].bit_length()
+    value = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
+    return (0 if value == (1 << 7 * width) - 1 else value), width
