@@ -182,9 +182,11 @@ def _merged(first: list[Segment], second: list[Segment], overlap: Span) -> tuple
     timed = all(segment.words for segment in (*first, *second))
     left, right = _pieces(first, timed=timed), _pieces(second, timed=timed)
     spaceless = first[-1].language in SPACELESS
-    meeting = _meeting_by_time(left, right, overlap) if timed else _meeting_by_text(left, right, overlap, spaceless)
-    if meeting is None:
-        meeting = _meeting_in_the_middle(left, right, overlap, whole=None if timed else (first, second))
+    meeting = (
+        (_meeting_by_time(left, right, overlap) if timed else None)
+        or _meeting_by_text(left, right, overlap, spaceless)
+        or _meeting_in_the_middle(left, right, overlap, whole=None if timed else (first, second))
+    )
     kept, begun = meeting
     return _rebuilt(first, left, left[:kept]), _rebuilt(second, right, right[begun:])
 
@@ -278,5 +280,6 @@ def _rebuilt(segments: list[Segment], pieces: list[_Piece], kept: list[_Piece]) 
             words = tuple(piece.word for piece in mine if piece.word is not None)
             start = segment.start if mine[0] is next(p for p in pieces if p.owner == owner) else mine[0].start
             end = min(segment.end, mine[-1].end) if start == segment.start else segment.end
-            rebuilt.append(replace(segment, text=text, tokens=(), words=words, start=start, end=end))
+            cleared = replace(segment, tokens=(), token_logprobs=(), token_bytes=())
+            rebuilt.append(replace(cleared, text=text, words=words, start=start, end=end))
     return rebuilt
