@@ -32,6 +32,8 @@ class Detection:
     threshold: float = 0.5  # probability from which a frame begins speech
     neg_threshold: float | None = None  # below: silence; None: 0.15 under `threshold`
     min_speech_ms: int = 100  # shorter spans are dropped: no word fits in three frames
+    doubtful_ms: int = 300  # shorter spans must reach `sure`: the model greets a hum or a chord with a hesitant blip,
+    sure: float = 0.7  # while the shortest words ("two", "hi") in noise of 10 dB reached 0.72 or more
     min_silence_ms: int = 300  # shorter pauses do not end a span
     speech_pad_ms: int = 300  # kept on each side, at most half of the pause: soft beginnings and endings
 
@@ -97,23 +99,30 @@ def _frames(samples: Samples, first: int) -> Samples:
 
 def _spans(blocks: Iterator[Samples], length: int, dials: Detection) -> Iterator[Span]:
     """Speech without padding: it begins at `threshold` and ends before a long enough stretch under `release`."""
-    shortest, pause = dials.min_speech_ms * MILLISECOND, dials.min_silence_ms * MILLISECOND
+    pause = dials.min_silence_ms * MILLISECOND
     start = quiet = -1  # where the open span began, and where its last silence did
-    now = -FRAME
+    peak, now = 0.0, -FRAME
     for block in blocks:
         for probability in block.tolist():
             now += FRAME
             if probability >= dials.threshold:
-                start = now if start < 0 else start
-                quiet = -1
+                start, peak = (now, 0.0) if start < 0 else (start, peak)
+                peak, quiet = max(peak, probability), -1
             elif start >= 0 and probability < dials.release:
                 quiet = now if quiet < 0 else quiet
                 if now - quiet >= pause:
-                    if quiet - start > shortest:
+                    if _believed(quiet - start, peak, dials):
                         yield Span(start, quiet)
                     start = quiet = -1
-    if start >= 0 and length - start > shortest:
+    if start >= 0 and _believed(length - start, peak, dials):
         yield Span(start, length)
+
+
+def _believed(length: int, peak: float, dials: Detection) -> bool:
+    """Whether a span of that many samples, which reached that probability, counts as speech."""
+    if length <= dials.min_speech_ms * MILLISECOND:
+        return False
+    return length > dials.doubtful_ms * MILLISECOND or peak >= dials.sure
 
 
 def _padded(spans: Iterator[Span], length: int, dials: Detection) -> Iterator[Span]:
