@@ -55,12 +55,15 @@ class Spoken:
 
 
 @st.composite
-def spoken(draw: st.DrawFn, *, timed: bool) -> Spoken:
-    """Different words one after the other, heard through windows of 4 s that share 1 s, with word times or without."""
+def spoken(draw: st.DrawFn, *, timed: bool, vocabulary: int = 60) -> Spoken:
+    """Words one after the other, heard through windows of 4 s that share 1 s, with word times or without.
+
+    No word comes again before `vocabulary` others have.
+    """
     lengths = draw(st.lists(st.tuples(st.integers(0, 3_000), st.integers(1_500, 5_000)), min_size=1, max_size=60))
     at, words = 0, []
     for number, (pause, length) in enumerate(lengths):
-        words.append(Word(f" word{number}", at + pause, at + pause + length, 0.5))
+        words.append(Word(f" word{number % vocabulary}", at + pause, at + pause + length, 0.5))
         at += pause + length
     starts = range(0, max(at - SECOND, 1), LIMIT - SECOND)
     heard = []

@@ -215,10 +215,14 @@ def _meeting_by_time(left: list[_Piece], right: list[_Piece], overlap: Span) -> 
     runs = _runs(left, right, a, b, near=SAME)
     if not runs:
         return None
+
+    def nearness(run: tuple[int, int, int]) -> int:
+        i, j, length = run
+        return sum(SAME - abs(left[i + n].middle - right[j + n].middle) for n in range(length))
+
+    i, j, length = max(runs, key=nearness)  # of "no no no", which is which
     middle = (overlap.start + overlap.end) // 2
-    longest = max(length for _, _, length in runs)
-    pairs = [(i + n, j + n) for i, j, length in runs if length == longest for n in range(length)]
-    i, j = min(pairs, key=lambda pair: abs(left[pair[0]].middle - middle))
+    i, j = min(((i + n, j + n) for n in range(length)), key=lambda pair: abs(left[pair[0]].middle - middle))
     return i + 1, j + 1
 
 
