@@ -153,7 +153,7 @@ class _Setting:
             for at in range(first + 1, last)
             if self._length(first, at) <= self._first and self._length(at, last) <= WIDTH
         ]
-        at = min(breaks, key=lambda at: abs(self._length(first, at) - self._length(at, last)) / 20 + self._break(at))
+        at = min(breaks, key=lambda at: abs(self._length(first, at) - self._length(at, last)) / WIDTH + self._break(at))
         return f"{self._text(first, at)}\n{self._text(at, last)}"
 
     def _firsts(self, last: int) -> Iterator[int]:
@@ -178,6 +178,8 @@ class _Setting:
 
     def _break(self, at: int) -> float:
         """What it costs to break before the atom `at`."""
+        if self._silences[at + 1] > self._silences[at]:
+            return 0.0
         text = self._atoms[at - 1].text
         mark = text.rstrip("\"'”’»)]}」』）】")[-1:]
         if mark in SENTENCE:
