@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ from tickertape.errors import (
     UnsupportedChannels,
     UnsupportedRate,
 )
-from tickertape.headers import Claim, read_claim
+from tickertape.headers import Claim, matroska_blocks, read_claim
 from tickertape.types import SAMPLE_RATE, Audio, Notice, Samples
 
 Source: TypeAlias = "bytes | bytearray | memoryview | str | Path | BinaryIO"
@@ -66,9 +66,12 @@ RAW_FORMATS = frozenset({"mulaw", "alaw", "gsm", "g722", "u8", "s8"}) | {
 }
 
 LOOK_AHEAD_SECONDS = 300  # a recording that turns out longer is measured before the rest of it is decoded
-MAX_GAP_SECONDS = 60  # a longer jump of the timestamps is taken for a fault, not for lost audio
+MAX_GAP_SECONDS = 10  # a longer jump of the timestamps is taken for a fault, not for lost audio
+MAX_DRIFT_SECONDS = 0.5  # how far timestamps may run behind the audio
 MIN_GAP_SECONDS = 0.015  # under one frame of any telephone codec; containers round to milliseconds
 KEPT_SHARE = 0.98  # less than this of the declared duration is always reported
+CODEC_DELAY_SECONDS = 0.02  # containers count what decoders drop at the start: Opus 6.5 ms, for example
+MAX_SALVAGE_BYTES = 64 * 2**20  # a damaged Matroska file above this is not searched
 MAX_READ_ERRORS = 64  # in a row: the demuxer makes no progress
 HINT = "If it is headerless telephone audio, say what it is, for example audio_format=mulaw;rate=8000."
 
@@ -111,21 +114,59 @@ def decode(
 
     Raises an `AudioError` for what is wrong with the recording and `OptionError` for a wrong option.
     """
-    raw = _raw_format(audio_format)
     if channels not in {"mix", "split"}:
         raise OptionError('channels must be "mix" or "split".', "channels", "invalid_channels")
+    raw = _raw_format(audio_format)
     with _opened(source, limits) as file:
         claim = Claim() if raw else read_claim(file.at, file.size)
         _check_claim(claim, limits)
-        with _demuxer(file, claim, raw) as container:
-            stream, notices = _choose(container, track)
-            declared = _declared(container, stream, claim)
-            _check_length(declared, limits)
-            sink = _Sink(limits, split=channels == "split", expected=declared)
-            damage = _Pump(container, stream, sink).run(lambda: _measure(file, claim, raw, stream.index, limits))
+        job = _Job(file, claim, raw, limits, track, split=channels == "split")
+        try:
+            result = _run(job)
+            if claim.kind == "matroska" and result.damaged:
+                result = max(result, _run(job, salvage=True), key=lambda each: each.heard)
+        except _BROKEN as error:
+            raise InvalidAudio(f"The recording is damaged and cannot be decoded. {HINT}") from error
+    return Audio(result.samples, (*result.notices, *_verdict(result, claim, limits)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    file: _File
+    claim: Claim
+    raw: _Raw | None
+    limits: Limits
+    track: int | None
+    split: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Result:
+    samples: Samples
+    notices: list[Notice]
+    declared: float | None  # seconds
+    heard: float  # seconds, without the silence that stands for lost audio
+    damaged: int  # packets, and gaps between them
+    decoded: int  # packets
+    replaced: int  # samples
+    nothing_finite: bool
+    cancelled: bool
+
+
+def _run(job: _Job, salvage: bool = False) -> _Result:
+    """Decode the recording once, from FFmpeg's packets or from those that can be found without its demuxer."""
+    with _demuxer(job) as container:
+        stream, notices = _choose(container, job.track)
+        declared = _declared(container, stream, job.claim)
+        _check_length(declared, job.limits)
+        sink = _Sink(job.limits, split=job.split, expected=declared)
+        pump = _Pump(stream, sink)
+        packets = _salvaged(job, container, stream) if salvage else _packets(container, stream, pump.damage)
+        pump.run(packets, look_ahead=lambda: _measure(job, stream.index))
     samples = sink.finish()
-    notices += _verdict(samples.shape[1] / SAMPLE_RATE, sink, damage, claim, declared, limits)
-    return Audio(samples, tuple(notices))
+    heard = (samples.shape[1] - sink.silent) / SAMPLE_RATE
+    bad = bool(sink.replaced) and sink.replaced == sink.seen
+    return _Result(samples, notices, declared, heard, pump.damaged, pump.decoded, sink.replaced, bad, sink.cancelled)
 
 
 # ---- what comes in ----
@@ -267,10 +308,10 @@ def _check_length(seconds: float | None, limits: Limits) -> None:
 
 
 @contextmanager
-def _demuxer(file: _File, claim: Claim, raw: _Raw | None) -> Iterator[Any]:
+def _demuxer(job: _Job) -> Iterator[Any]:
     """An open PyAV container over the file, with every door but the allowed ones shut."""
-    options = dict(_OPTIONS)
-    if claim.ignore_size:
+    options, raw = dict(_OPTIONS), job.raw
+    if job.claim.ignore_size:
         options["ignore_length"] = "1"
     if raw:
         options["format_whitelist"] = raw.name
@@ -279,7 +320,7 @@ def _demuxer(file: _File, claim: Claim, raw: _Raw | None) -> Iterator[Any]:
         if raw.name not in {"g722", "gsm"}:
             options["ch_layout"] = f"{raw.channels}C" if raw.channels > 2 else ("mono", "stereo")[raw.channels - 1]
     try:
-        container = av.open(file.reader(), format=raw and raw.name, options=options, metadata_errors="replace")
+        container = av.open(job.file.reader(), format=raw and raw.name, options=options, metadata_errors="replace")
     except _BROKEN as error:
         raise InvalidAudio(f"This is not a recording in an accepted format, or it is damaged. {HINT}") from error
     with container:
@@ -289,6 +330,8 @@ def _demuxer(file: _File, claim: Claim, raw: _Raw | None) -> Iterator[Any]:
 def _choose(container: Any, track: int | None) -> tuple[Any, list[Notice]]:
     """The stream to decode: the one asked for, or the first. Pictures and video are left alone."""
     streams = container.streams.audio
+    if not container.streams:
+        raise InvalidAudio(f"The recording is damaged: it lists no tracks. {HINT}")
     if not streams:
         raise NoAudioStream("The file has no audio track.")
     if track is not None and not 0 <= track < len(streams):
@@ -320,55 +363,77 @@ def _declared(container: Any, stream: Any, claim: Claim) -> float | None:
 
 
 class _Pump:
-    """Moves packets from the demuxer through the decoder into the sink, past whatever is damaged."""
+    """Moves packets through the decoder into the sink, past whatever is damaged, and keeps the time meanwhile."""
 
-    def __init__(self, container: Any, stream: Any, sink: _Sink) -> None:
-        self._container, self._stream, self._sink = container, stream, sink
+    def __init__(self, stream: Any, sink: _Sink) -> None:
+        self._sink = sink
+        self._codec: str = stream.codec_context.name
         self._decoder = _decoder(stream)
-        self._is_amr = stream.codec_context.name.startswith("amr")
+        self._tick = float(stream.time_base)
         self._next: float | None = None  # seconds at which the next packet should start
-        self.damaged = 0  # packets that could not be read or decoded
-        self.decoded = 0  # packets that could
+        self._failing = False  # the packet before was lost, so that a gap is no news
+        self.damaged = 0
+        self.decoded = 0
 
-    def run(self, measure: Any) -> _Pump:
-        measured = False
-        for packet in _packets(self._container, self._stream, self._damage):
+    def run(self, packets: Iterator[Any], look_ahead: Callable[[], None]) -> None:
+        """Decode them all; `look_ahead` is called once if the recording turns out to be long."""
+        looked = False
+        for packet in packets:
             self._keep_time(packet)
-            self._decode(packet)
-            if not measured and self._sink.seconds > LOOK_AHEAD_SECONDS:
-                measured = True
-                measure()
+            if self._is_sound(packet):
+                self._decode(packet)
+            if not looked and self._sink.seconds > LOOK_AHEAD_SECONDS:
+                looked = True
+                look_ahead()
         self._decode(None)
-        return self
 
-    def _damage(self) -> None:
+    def damage(self) -> None:
+        """Note a packet that is lost."""
         self.damaged += 1
-
-    def _decode(self, packet: Any) -> None:
-        try:
-            frames = self._decoder.decode(packet)
-        except _BROKEN:
-            if packet is not None:
-                self._damage()
-                self._sink.silence(_seconds(packet, packet.duration))
-            return
-        if packet is not None:
-            self.decoded += 1
-            if packet.is_corrupt or (self._is_amr and _is_bad_amr(packet)):
-                self._damage()
-        for frame in frames:
-            self._sink.add(frame)
+        self._failing = True
 
     def _keep_time(self, packet: Any) -> None:
         """Notice audio that is missing between two packets, and put silence in its place."""
-        if packet.pts is None:
+        if packet.pts is None or self._codec in PREFERRED_DECODERS:  # AMR frames have no times but their number
             return
-        start = _seconds(packet, packet.pts)
-        if self._next is not None and start - self._next > MIN_GAP_SECONDS:
-            self._damage()
-            if start - self._next <= MAX_GAP_SECONDS:
-                self._sink.silence(start - self._next)
-        self._next = start + _seconds(packet, packet.duration) if packet.duration else None
+        start = packet.pts * self._tick
+        if self._next is None:
+            self._next = start
+        missing = start - self._next
+        if missing > MIN_GAP_SECONDS:
+            self.damaged += not self._failing
+            if missing <= MAX_GAP_SECONDS:
+                self._sink.silence(missing)
+        if missing > -MAX_DRIFT_SECONDS:  # a greater step back is a fault of the timestamps: count on without them
+            self._next = start
+
+    def _is_sound(self, packet: Any) -> bool:
+        """Whether to decode the packet. Codecs without checksums leave other traces of damage, noted here."""
+        if packet.is_corrupt or (self._codec == "flac" and packet.pts is None and self._next is not None):
+            self.damaged += 1  # FFmpeg's FLAC parser gives what it found around damage without a time
+        if self._codec in PREFERRED_DECODERS:
+            first = bytes(memoryview(packet)[:1])[0]  # RFC 4867 section 5.3: P FT FT FT FT Q P P
+            self.damaged += not first & 4  # Q: the frame was damaged before it was stored
+            if first & 0x83:
+                self.damage()
+                return False
+        return True
+
+    def _decode(self, packet: Any) -> None:
+        """Decode a packet; None empties the decoder."""
+        try:
+            frames = self._decoder.decode(packet)
+        except _BROKEN:
+            self.damage()
+            return
+        self._failing = False
+        self.decoded += packet is not None
+        seconds = 0.0
+        for frame in frames:
+            self._sink.add(frame)
+            seconds += frame.samples / frame.sample_rate
+        if packet is not None and self._next is not None:
+            self._next += packet.duration * self._tick if packet.duration else seconds
 
 
 def _decoder(stream: Any) -> Any:
@@ -383,7 +448,7 @@ def _decoder(stream: Any) -> Any:
     return better
 
 
-def _packets(container: Any, stream: Any, damage: Any) -> Iterator[Any]:
+def _packets(container: Any, stream: Any, damage: Callable[[], None]) -> Iterator[Any]:
     """Packets with content. A read error ends PyAV's generator, not the file: begin another where it stopped."""
     errors = 0
     while errors < MAX_READ_ERRORS:
@@ -399,32 +464,33 @@ def _packets(container: Any, stream: Any, damage: Any) -> Iterator[Any]:
             return
 
 
-def _seconds(packet: Any, ticks: int | None) -> float:
-    return float((ticks or 0) * packet.time_base)
+def _salvaged(job: _Job, container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a damaged Matroska file with one track: FFmpeg gives up the rest of a cluster, up to five seconds."""
+    if len(container.streams) != 1 or job.file.size > MAX_SALVAGE_BYTES:
+        return
+    for milliseconds, content in matroska_blocks(job.file.at(0, job.file.size)):
+        packet = av.Packet(content)
+        packet.time_base = stream.time_base
+        packet.pts = round(milliseconds / 1000 / stream.time_base)
+        yield packet
 
 
-def _is_bad_amr(packet: Any) -> bool:
-    """RFC 4867 section 5.3: in a frame's first byte bits 7, 1 and 0 are padding, and bit 2 is clear in a bad frame."""
-    first = bytes(memoryview(packet)[:1])[0]
-    return bool(first & 0x83) or not first & 4
-
-
-def _measure(file: _File, claim: Claim, raw: _Raw | None, index: int, limits: Limits) -> None:
+def _measure(job: _Job, index: int) -> None:
     """Count the recording's packets without decoding them, and refuse it if they come to more than the limit.
 
     Declared durations can lie, and decoding hours of silence to find out takes seconds and gigabytes.
     """
     seconds = 0.0
-    with _demuxer(file, claim, raw) as container:
+    with _demuxer(job) as container:
         stream = container.streams[index]
         context = stream.codec_context
         least = context.frame_size / context.sample_rate if context.sample_rate else 0.0
         tick = float(stream.time_base)
         for packet in _packets(container, stream, lambda: None):
             seconds += max(least, (packet.duration or 0) * tick)
-            if seconds > limits.max_seconds:
+            if seconds > job.limits.max_seconds:
                 break
-    _check_length(seconds, limits)
+    _check_length(seconds, job.limits)
 
 
 _DTYPES = {
@@ -441,6 +507,7 @@ class _Sink:
 
     def __init__(self, limits: Limits, *, split: bool, expected: float | None) -> None:
         self._limits, self._split = limits, split
+        self._most = None if expected is None else expected + 1.0  # seconds that silence may fill up to
         self._capacity = int(min(expected or 30.0, 3600.0) * SAMPLE_RATE) + SAMPLE_RATE
         self._rows = 0  # channels of the output, once known
         self._buffer: Samples = np.empty((0, 0), np.float32)
@@ -477,7 +544,8 @@ class _Sink:
     def silence(self, seconds: float) -> None:
         """Stand in for lost audio."""
         count = round(seconds * SAMPLE_RATE)
-        if self._rows and count > 0:
+        room = self._most is None or self.seconds + seconds <= self._most
+        if self._rows and count > 0 and room:
             self._convert()
             self._write(np.zeros((self._rows, count), np.float32))
             self.silent += count
@@ -508,7 +576,7 @@ class _Sink:
         block = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         self._pending, self._pending_samples = [], 0
         with np.errstate(over="ignore"):
-            samples = block.astype(np.float32)
+            samples = block.astype(np.float32, order="C")
         if zero:
             samples -= np.float32(zero)
         if full != 1.0:
@@ -534,8 +602,11 @@ class _Sink:
         """The mean of the channels, or the loudest of them where they cancel."""
         if samples.shape[0] == 1:
             return samples
-        mixed: Samples = samples.mean(axis=0, keepdims=True)
-        each = np.einsum("ij,ij->i", samples, samples).astype(np.float64)
+        mixed: Samples = samples[:1] + samples[1:2]
+        for row in samples[2:]:
+            mixed += row
+        mixed *= np.float32(1 / len(samples))
+        each = np.array([float(np.vdot(row, row)) for row in samples])
         mix = float(np.vdot(mixed, mixed))
         independent = each.sum() / len(each) ** 2  # the mix's energy if the channels had nothing in common
         if mix < 0.2 * independent and independent > 1e-7 * samples.shape[1]:
@@ -595,31 +666,28 @@ def _planes(frame: Any, dtype: Any) -> NDArray[Any]:
 # ---- what to say about it ----
 
 
-def _verdict(
-    seconds: float, sink: _Sink, pump: _Pump, claim: Claim, declared: float | None, limits: Limits
-) -> list[Notice]:
+def _verdict(result: _Result, claim: Claim, limits: Limits) -> list[Notice]:
     """Notices about a recording that can be used; an error about one that cannot."""
-    heard = seconds - sink.silent / SAMPLE_RATE
-    if heard <= 0.0:
-        if pump.damaged:
-            raise InvalidAudio(f"The recording is damaged: nothing could be decoded. {HINT}")
-        raise EmptyAudio("The recording holds no audio.")
-    if pump.damaged > pump.decoded:
+    short = result.declared is not None and result.heard < min(
+        KEPT_SHARE * result.declared, result.declared - CODEC_DELAY_SECONDS
+    )
+    if result.damaged > result.decoded or (short and result.heard < limits.min_seconds):
         raise InvalidAudio(f"The recording is damaged: most of it could not be decoded. {HINT}")
-    if sink.replaced and sink.replaced == sink.seen:
+    if result.heard <= 0.0:
+        raise EmptyAudio("The recording holds no audio.")
+    if result.nothing_finite:
         raise InvalidSamples("The recording holds only NaN or infinite values.")
-    if seconds < limits.min_seconds:
+    if result.heard < limits.min_seconds:
         raise AudioTooShort(f"The recording is shorter than {limits.min_seconds:g} seconds.")
-    notices = []
-    if pump.damaged:
-        notices.append(Notice("corrupt_frames", f"{pump.damaged} damaged or missing frames; silence stands for them."))
-    if claim.cut or (declared is not None and heard < KEPT_SHARE * declared):
-        promised = "" if declared is None else f" of {declared:.2f}"
-        notices.append(Notice("audio_truncated", f"The file is incomplete: {heard:.2f}{promised} seconds decoded."))
-    if claim.size_is_wrong:
-        notices.append(Notice("header_size_ignored", "The header gives a wrong length; the whole file was read."))
-    if sink.replaced:
-        notices.append(Notice("invalid_samples_replaced", f"{sink.replaced} samples were not finite or out of range."))
-    if sink.cancelled:
-        notices.append(Notice("anti_phase_channels", "The channels cancel each other; the louder one was used there."))
-    return notices
+    promised = "" if result.declared is None else f" of {result.declared:.2f}"
+    every = {
+        "corrupt_frames": (result.damaged, f"{result.damaged} damaged or missing frames."),
+        "audio_truncated": (
+            short or claim.cut,
+            f"The file is incomplete: {result.heard:.2f}{promised} seconds could be decoded.",
+        ),
+        "header_size_ignored": (claim.size_is_wrong, "The header gives a wrong length; the whole file was read."),
+        "invalid_samples_replaced": (result.replaced, f"{result.replaced} samples were not finite or out of range."),
+        "anti_phase_channels": (result.cancelled, "The channels cancel each other; the louder one was used there."),
+    }
+    return [Notice(code, text) for code, (applies, text) in every.items() if applies]

@@ -58,7 +58,7 @@ def read_claim(read: ReadAt, size: int) -> Claim:
         if head[4:8] == b"ftyp":
             return _mp4(read, size)
         if head[:4] == b"\x1a\x45\xdf\xa3":
-            return Claim("matroska", cut=_segment_end(head) > size)
+            return Claim("matroska", cut=_segment_end(head) > size or _last_cluster_end(read, size) > size)
         if head[:16] == _ASF_HEADER:
             return Claim("asf", protected=any(mark in head for mark in _ASF_PROTECTION))
         if head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
@@ -222,3 +222,94 @@ def _ebml_size(data: bytes) -> tuple[int, int]:
     width = 9 - data[0].bit_length()
     value = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
     return (0 if value == (1 << 7 * width) - 1 else value), width
+
+
+_CLUSTER = b"\x1f\x43\xb6\x75"
+_IN_CLUSTER = {
+    0xA3: "SimpleBlock",
+    0xA0: "BlockGroup",
+    0xE7: "Timestamp",
+    0xA7: "Position",
+    0xAB: "PrevSize",
+    0xEC: "Void",
+}
+_AFTER_CLUSTERS = (b"\x1c\x53\xbb\x6b", b"\x12\x54\xc3\x67", b"\x11\x4d\x9b\x74")  # Cues, Tags, SeekHead
+_CANDIDATE = re.compile(rb"[\xa3\xa0]|\x1f\x43\xb6\x75")
+_CHAIN = 4  # elements in a row that make a place believable
+
+
+def _last_cluster_end(read: ReadAt, size: int) -> int:
+    """Where the last element of the last cluster should end; 0 if it cannot be told."""
+    start = max(0, size - 2**20)
+    tail = read(start, 2**20)
+    at = tail.rfind(_CLUSTER)
+    while 0 <= at < len(tail):
+        if tail.startswith(_AFTER_CLUSTERS, at):
+            return 0
+        element = _cluster_element(tail, at)
+        if element is None:
+            return 0
+        at = element[2]
+    return start + at if at > 0 else 0
+
+
+def _cluster_element(data: bytes, at: int) -> tuple[int, int, int] | None:
+    """Identifier, start and end of the body of a plausible element of a cluster; a cluster's header has no body."""
+    try:
+        if data.startswith(_CLUSTER, at):
+            body = at + 4 + _ebml_size(data[at + 4 : at + 12])[1]
+            return 0, body, body
+        length, width = _ebml_size(data[at + 1 : at + 9])
+    except IndexError:
+        return None
+    known = data[at] in _IN_CLUSTER and width <= 8 and length < 2**20
+    if not known or (data[at] in {0xA3, 0xA0} and length < 5) or (data[at] in {0xE7, 0xA7, 0xAB} and length > 8):
+        return None
+    return data[at], at + 1 + width, at + 1 + width + length
+
+
+def _is_believable(data: bytes, at: int) -> bool:
+    for _ in range(_CHAIN):
+        element = _cluster_element(data, at)
+        if element is None:
+            return False
+        at = element[2]
+        if at >= len(data) or data.startswith(_AFTER_CLUSTERS, at):
+            return at <= len(data)
+    return True
+
+
+def matroska_blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Every block of a damaged single-track Matroska file that can be found: time in milliseconds, and content.
+
+    Where the structure breaks off, the search goes on at the next place where several elements follow each other.
+    Blocks with lacing are left out, and files whose blocks are compressed or whose ticks are not milliseconds.
+    """
+    at = data.find(_CLUSTER)
+    if (
+        at < 0
+        or b"\x6d\x80" in data[:at]
+        or (b"\x2a\xd7\xb1" in data[:at] and b"\x2a\xd7\xb1\x83\x0f\x42\x40" not in data[:at])
+    ):
+        return
+    base = 0
+    while at < len(data):
+        element = _cluster_element(data, at)
+        if element is None:
+            found = next((m.start() for m in _CANDIDATE.finditer(data, at + 1) if _is_believable(data, m.start())), -1)
+            if found < 0:
+                return
+            at = found
+            continue
+        name, start, at = element
+        if name == 0xE7:
+            base = int.from_bytes(data[start:at], "big")
+        elif name == 0xA3 and at <= len(data) and not data[start + 3] & 0x06 and data[start] & 0x80:
+            yield base + struct.unpack(">h", data[start + 1 : start + 3])[0], data[start + 4 : at]
+        elif name == 0xA0:
+            at = start  # a group's first child is its block
+            if data[at] == 0xA1:
+                length, width = _ebml_size(data[at + 1 : at + 9])
+                start, at = at + 1 + width, at + 1 + width + length
+                if at <= len(data) and not data[start + 3] & 0x06:
+                    yield base + struct.unpack(">h", data[start + 1 : start + 3])[0], data[start + 4 : at]
