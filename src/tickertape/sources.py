@@ -1,0 +1,262 @@
+"""Where a MODEL comes from: a folder, a hub id, an adapter with its base. Files are found and read here, never changed.
+
+source = find("org/whisper-calls@v2")
+source.dimensions, source.weights(), source.tokenizer()
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tickertape.errors import (
+    CheckpointError,
+    CheckpointMissing,
+    CorruptCheckpoint,
+    IncompleteCheckpoint,
+    UnsafeCheckpoint,
+)
+from tickertape.weights import Dimensions, Weights, check_weights, merge_adapter, read_weights
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
+SETTINGS_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    *TOKENIZER_FILES,
+)
+HUB_PATTERNS = (*SETTINGS_FILES, WEIGHTS, INDEX, "model-*-of-*.safetensors", ADAPTER, ADAPTER_CONFIG)  # no pickles
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+NEEDED_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
+OPENAI_SIZES = ("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large-v2", "large-v3",
+                "large-v3-turbo")  # fmt: skip
+CONVERT_PICKLES = (
+    'in a sandbox you trust, run python -c "from transformers import WhisperForConditionalGeneration as W; '
+    "W.from_pretrained('MODEL').save_pretrained('MODEL')\" and use the folder it writes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint's files. `folders` are searched in order: an adapter's own before its base's."""
+
+    name: str
+    folders: tuple[Path, ...]
+    shards: tuple[Path, ...]
+    adapter: Path | None = None
+
+    def file(self, name: str) -> Path | None:
+        """The file of that name, if the checkpoint has one."""
+        return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Everything that decides what the prepared model is, by a name that does not depend on where it lies."""
+        found = {name: path for name in SETTINGS_FILES if (path := self.file(name))}
+        found |= {shard.name: shard for shard in self.shards}
+        if self.adapter:
+            found |= {ADAPTER: self.adapter / ADAPTER, ADAPTER_CONFIG: self.adapter / ADAPTER_CONFIG}
+        return found
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        path = self.file("config.json")
+        if path is None:
+            raise IncompleteCheckpoint("config.json is missing; copy it from the model that was tuned")
+        return read_json(path)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """config.json overlaid with generation_config.json, where checkpoints since 2023 keep their decoding rules."""
+        path = self.file("generation_config.json")
+        return self.config | (read_json(path) if path else {})
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """The sizes config.json declares."""
+        return Dimensions.of(self.config)
+
+    def weights(self) -> Weights:
+        """Every tensor, an adapter merged in, shapes and numbers checked."""
+        weights = read_weights(self.shards)
+        if self.adapter:
+            config = read_json(self.adapter / ADAPTER_CONFIG)
+            weights = merge_adapter(weights, read_weights([self.adapter / ADAPTER]), config)
+        check_weights(weights, self.dimensions)
+        return weights
+
+    def tokenizer(self) -> Any:
+        """The checkpoint's own `tokenizers.Tokenizer`; raises `IncompleteCheckpoint` rather than take another's."""
+        from tokenizers import Tokenizer
+
+        path = self.file("tokenizer.json")
+        if path is None:
+            tokenizer = self._slow_tokenizer()
+        else:
+            try:
+                tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # noqa: BLE001 - the library raises bare Exception for any damage
+                raise CorruptCheckpoint("tokenizer.json is damaged; fetch or save it again") from error
+        self._check_tokenizer(tokenizer)
+        return tokenizer
+
+    def _check_tokenizer(self, tokenizer: Any) -> None:
+        missing = [token for token in NEEDED_TOKENS if tokenizer.token_to_id(token) is None]
+        if missing:
+            raise IncompleteCheckpoint(
+                f"the tokenizer lacks {', '.join(missing)}; copy the one of the model that was tuned"
+            )
+        start = self.settings.get("decoder_start_token_id")
+        if start is not None and start != tokenizer.token_to_id("<|startoftranscript|>"):
+            raise CorruptCheckpoint(
+                "tokenizer and config.json disagree on the first token; both must come from the same model"
+            )
+
+    def _slow_tokenizer(self) -> Any:
+        """The tokenizer from vocab.json, merges.txt and the added tokens, as transformers wrote them before 2022."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        vocab, merges = self.file("vocab.json"), self.file("merges.txt")
+        if vocab is None or merges is None:
+            raise IncompleteCheckpoint(
+                "the tokenizer is missing (tokenizer.json, or vocab.json and merges.txt); copy it from the model that was "
+                "tuned: another model's would write other words"
+            )
+        lines = merges.read_text(encoding="utf-8").splitlines()
+        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        try:
+            tokenizer = Tokenizer(models.BPE(vocab=read_json(vocab), merges=pairs))
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for any damage
+            raise CorruptCheckpoint(
+                "vocab.json and merges.txt do not fit together; fetch or save them again"
+            ) from error
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        for token, number in sorted(self._added_tokens().items(), key=lambda item: item[1]):
+            timestamp = re.fullmatch(r"<\|\d+\.\d\d\|>", token)
+            (tokenizer.add_tokens if timestamp else tokenizer.add_special_tokens)([AddedToken(token, normalized=False)])
+            if tokenizer.token_to_id(token) != number:
+                raise IncompleteCheckpoint(
+                    "the added tokens have gaps in their numbers; save the tokenizer as tokenizer.json"
+                )
+        return tokenizer
+
+    def _added_tokens(self) -> dict[str, int]:
+        added, config = self.file("added_tokens.json"), self.file("tokenizer_config.json")
+        tokens: dict[str, int] = read_json(added) if added else {}
+        decoder = read_json(config).get("added_tokens_decoder", {}) if config else {}
+        return tokens | {entry["content"]: int(number) for number, entry in decoder.items()}
+
+
+def find(
+    model: str | Path, *, base: str | Path | None = None, offline: bool = False, token: str | None = None
+) -> Source:
+    """Resolve MODEL, fetching it from the hub if need be.
+
+    Raises `CheckpointMissing`, `UnsafeCheckpoint` or `IncompleteCheckpoint`.
+    """
+    folder = locate(model, offline=offline, token=token)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return Source(folder.name, (folder,), _shards(folder))
+    if not (folder / ADAPTER).is_file():
+        _refuse_pickles(folder)
+        raise IncompleteCheckpoint(f"{ADAPTER} is missing; save the adapter again")
+    wanted = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not wanted:
+        raise IncompleteCheckpoint("the adapter does not name its base model; give it with --base")
+    below = find(wanted, offline=offline, token=token)
+    if below.adapter:
+        raise CheckpointError("the adapter's base is an adapter itself; merge that one first")
+    return Source(folder.name, (folder, *below.folders), below.shards, adapter=folder)
+
+
+def locate(model: str | Path, *, offline: bool = False, token: str | None = None) -> Path:
+    """The folder of MODEL: the path itself, or the hub's snapshot of it."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.is_file():
+        if path.suffix in PICKLES:
+            raise UnsafeCheckpoint(f"pickled weights run code when loaded; {CONVERT_PICKLES}")
+        raise CheckpointMissing(
+            "the model is a single file; give the folder that holds config.json, tokenizer and weights"
+        )
+    match = HUB_ID.fullmatch(str(model))
+    if match:
+        return _download(match["id"], match["revision"], offline=offline, token=token)
+    near = difflib.get_close_matches(str(model).removeprefix("whisper-"), OPENAI_SIZES, n=1)
+    hint = (
+        f"; did you mean openai/whisper-{near[0]}?" if near else ", and hub ids look like org/name or org/name@revision"
+    )
+    raise CheckpointMissing(f"there is no such folder{hint}")
+
+
+def _download(name: str, revision: str | None, *, offline: bool, token: str | None) -> Path:
+    """The hub's snapshot, from its cache where it is whole; pickles are never fetched."""
+    from huggingface_hub import errors, list_repo_files, snapshot_download
+
+    try:
+        found = snapshot_download(name, revision=revision, allow_patterns=list(HUB_PATTERNS), local_files_only=offline,
+                                  token=token)  # fmt: skip
+    except errors.GatedRepoError as error:
+        raise CheckpointMissing(
+            "this hub model is gated; accept its terms on its page and log in with a token"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointMissing("the hub model has no such revision") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointMissing("there is no such folder and no such hub model; private ones need a token") from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, errors.OfflineModeIsEnabled) as error:
+        raise CheckpointMissing("there is no such folder, and the hub cannot be reached to look for a model of that name; "
+                                "connect, or copy the model's folder here") from error  # fmt: skip
+    folder = Path(found)
+    if not list(folder.glob("*.safetensors")) and not offline:
+        files = list_repo_files(name, revision=revision, token=token)
+        if any(file.endswith(PICKLES) for file in files):
+            raise UnsafeCheckpoint(
+                f"this hub model has only pickled weights, which run code when loaded; {CONVERT_PICKLES}"
+            )
+    return folder
+
+
+def _shards(folder: Path) -> tuple[Path, ...]:
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if not (folder / INDEX).is_file():
+        _refuse_pickles(folder)
+        raise IncompleteCheckpoint(f"{WEIGHTS} is missing; save the model with save_pretrained()")
+    names = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))
+    if any(Path(name).name != name for name in names):
+        raise CorruptCheckpoint(f"{INDEX} names files outside its folder; fetch or save the checkpoint again")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise IncompleteCheckpoint(f"{len(missing)} of {len(names)} weight shards are missing; fetch or copy them all")
+    return tuple(folder / name for name in names)
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if any(path.suffix in PICKLES for path in folder.iterdir()):
+        raise UnsafeCheckpoint(
+            f"the checkpoint has only pickled weights, which run code when loaded; {CONVERT_PICKLES}"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; raises `CorruptCheckpoint`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path.name} is not valid JSON; fetch or save the checkpoint again") from error
+    if not isinstance(value, Mapping):
+        raise CorruptCheckpoint(f"{path.name} does not hold an object; fetch or save the checkpoint again")
+    return dict(value)
