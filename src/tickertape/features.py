@@ -7,6 +7,7 @@ The definition is openai/whisper audio.py's and Hugging Face's WhisperFeatureExt
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +76,8 @@ def filters(n_mels: int) -> Mel:
     rising = -slopes[:-2] / widths[:-1, None]
     falling = slopes[2:] / widths[1:, None]
     bank = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
-    bank = bank.astype(np.float32)
-    bank.setflags(write=False)
-    return bank
+    single: Mel = bank.astype(np.float32)
+    return single
 
 
 def _mels(hertz: float) -> float:
@@ -85,6 +85,6 @@ def _mels(hertz: float) -> float:
     return float(hertz * 3 / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4))
 
 
-def _hertz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+def _hertz(mels: NDArray[Any]) -> NDArray[Any]:
     """Undo `_mels`."""
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tickertape import windows
 from tickertape.assemble import Assembler
+from tickertape.errors import OptionError
 from tickertape.types import Audio, Backend, Decoded, Options, Samples, Segment, Span, Transcript, Window
 
 IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine never waits for us
 SURE = 0.5  # a language detected with at least this probability holds for the whole recording
 
-Detect = Callable[[Samples], list[Span]]
+Detect = Callable[[Samples], Iterable[Span]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,24 @@ class Model:
     detect: Detect | None = None  # finds speech; None where no detector is loaded
     trimmed: bool = False  # trained on windows of any length
     languages: tuple[str, ...] = ("en",)  # ISO 639-1 codes that the checkpoint knows
+    translates: bool = True  # English-only checkpoints do not
     created: int = 0  # Unix time of the checkpoint
+
+    def check(self, options: Options) -> None:
+        """Raise `OptionError` if the checkpoint cannot honour the options."""
+        if options.language is not None and options.language not in self.languages:
+            known = ", ".join(self.languages[:8]) + (", ..." if len(self.languages) > 8 else "")
+            raise OptionError(
+                f"This model does not know that language; it knows {known}.", "language", "invalid_language"
+            )
+        if options.task == "translate" and not self.translates:
+            raise OptionError("An English-only model cannot translate.", "task", "invalid_task")
+        if not options.temperatures:
+            raise OptionError("At least one temperature is needed.", "temperature", "invalid_temperature")
 
     def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncIterator[Update]:
         """Transcribe a recording; see `transcribe`. `vad=False` takes plain 30 s windows with overlap."""
+        self.check(options)
         detect = self.detect if vad else None
         return transcribe(audio, self.backend, options, detect=detect, trimmed=self.trimmed)
 
@@ -70,27 +86,29 @@ async def transcribe(
     `detect` finds speech (None: plain 30 s windows with overlap). `trimmed` says that the checkpoint was trained on
     short windows, so that pauses need not be filled. Raises `DecodeError` if a window cannot be decoded.
     """
-    planned = await asyncio.to_thread(plan, audio, detect, trimmed=trimmed)
-    assembler = Assembler(duration=audio.length, channels=audio.samples.shape[0], task=options.task)
-    total = audio.length * audio.samples.shape[0]
+    channels = audio.samples.shape[0]
+    assembler = Assembler(duration=audio.length, channels=channels, task=options.task, notices=audio.notices)
+    total = audio.length * channels
     behind = _Behind(audio)
-    async with contextlib.aclosing(_decode_in_order(planned, backend, options, in_flight)) as results:
+    async with contextlib.aclosing(
+        _decode_in_order(plan(audio, detect, trimmed=trimmed), backend, options, in_flight)
+    ) as results:
         async for window, decoded in results:
             yield Update(assembler.add(window, decoded), behind.move(window), total, decoded)
     rest = assembler.finish()
-    transcript = replace(assembler.transcript(), notices=audio.notices)
-    yield Update(rest, total, total, transcript=transcript)
+    yield Update(rest, total, total, transcript=assembler.transcript())
 
 
-def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> list[Window]:
-    """The windows of a recording, by start time, channels interleaved."""
-    planned: list[Window] = []
-    for channel, samples in enumerate(audio.samples):
+def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Iterator[Window]:
+    """The windows of a recording by start time, channels interleaved; found as they are asked for."""
+
+    def of(channel: int, samples: Samples) -> Iterator[Window]:
         if detect is None:
-            planned += windows.plain(samples, channel=channel)
-        else:
-            planned += windows.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
-    return sorted(planned, key=lambda window: (window.start, window.channel))
+            return windows.plain(samples, channel=channel)
+        return windows.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
+
+    channels = [of(channel, samples) for channel, samples in enumerate(audio.samples)]
+    return heapq.merge(*channels, key=lambda window: (window.start, window.channel))
 
 
 class _Behind:
@@ -105,36 +123,34 @@ class _Behind:
 
 
 async def _decode_in_order(
-    planned: list[Window], backend: Backend, options: Options, in_flight: int
-) -> AsyncIterator[tuple[Window, Decoded]]:
+    planned: Iterator[Window], backend: Backend, options: Options, in_flight: int
+) -> AsyncGenerator[tuple[Window, Decoded], None]:
     """Results in the order of the windows, at most `in_flight` of them under way."""
-    ahead = iter(planned)
-    if options.language is None and (first := next(ahead, None)) is not None:
+    if options.language is None and (first := await _next(planned)) is not None:
         decoded = await backend.decode(first, options)
         if decoded.language_probability >= SURE:
             options = replace(options, language=decoded.language)
         yield first, decoded
-    running: deque[tuple[Window, asyncio.Task[Decoded]]] = deque()
+    running: deque[tuple[Window, asyncio.Future[Decoded]]] = deque()
+    more = True
     try:
-        _top_up(running, ahead, backend, options, in_flight)
-        while running:
-            window, task = running[0]
-            decoded = await task
-            running.popleft()
-            _top_up(running, ahead, backend, options, in_flight)
-            yield window, decoded
+        while more or running:
+            while more and len(running) < in_flight and not (running and running[0][1].done()):
+                window = await _next(planned)
+                more = window is not None
+                if window is not None:
+                    running.append((window, asyncio.ensure_future(backend.decode(window, options))))
+            if running:
+                window, task = running[0]
+                decoded = await task
+                running.popleft()
+                yield window, decoded
     finally:
         for _, task in running:
             task.cancel()
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
-def _top_up(
-    running: deque[tuple[Window, asyncio.Task[Decoded]]],
-    ahead: Iterator[Window],
-    backend: Backend,
-    options: Options,
-    in_flight: int,
-) -> None:
-    while len(running) < in_flight and (window := next(ahead, None)) is not None:
-        running.append((window, asyncio.ensure_future(backend.decode(window, options))))
+async def _next(planned: Iterator[Window]) -> Window | None:
+    """Find the next window, off the event loop: speech detection is work."""
+    return await asyncio.to_thread(next, planned, None)

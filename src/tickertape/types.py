@@ -112,7 +112,6 @@ class Options:
     beam_size: int = 1
     temperatures: tuple[float, ...] = FALLBACK_TEMPERATURES  # tried in turn until the checks below pass
     max_new_tokens: int | None = None  # None: as many as the model's text context allows
-    seed: int = 0  # for temperatures above 0
 
     # the checks of openai/whisper transcribe.py
     compression_ratio_threshold: float | None = 2.4  # above: the text repeats itself

@@ -1,0 +1,96 @@
+"""Word times from the alignment of text tokens with audio positions.
+
+The rules are openai/whisper timing.py's: a word lasts from its first token's position to the next word's, marks belong
+to the word they touch, and a word at the edge of a sentence cannot swallow the pause beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from tickertape.types import SAMPLES_PER_TOKEN, Word
+
+OPENING = "\"'“¿([{-"  # marks that belong to the word after them
+CLOSING = "\"'.。,，!！?？:：”)]}、"  # marks that belong to the word before them
+SENTENCE_ENDS = ".。!！?？"
+LONG = 2  # medians: a longer word at the edge of a sentence holds a pause
+
+TextTokens = tuple[str, tuple[int, ...]]  # a word and its tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Pairs of (text token index, encoder position), both rising, and each token's probability."""
+
+    pairs: Sequence[tuple[int, int]]
+    probabilities: Sequence[float]
+
+
+def timed(words: Sequence[TextTokens], alignment: Alignment, length: int) -> list[tuple[Word, int]]:
+    """Time the words of one window of `length` samples; with each, how many tokens it has."""
+    starts = _token_starts(alignment, sum(len(tokens) for _, tokens in words), length)
+    found: list[tuple[Word, int]] = []
+    index = 0
+    for text, tokens in words:
+        after = index + len(tokens)
+        probability = sum(alignment.probabilities[index:after]) / len(tokens)
+        found.append((Word(text, starts[index], starts[after], probability), len(tokens)))
+        index = after
+    return _merged(_shortened(found))
+
+
+def _token_starts(alignment: Alignment, count: int, length: int) -> list[int]:
+    """Where each token begins, in samples, and where the last one ends."""
+    starts = [length] * (count + 1)
+    seen = -1
+    for token, position in alignment.pairs:
+        if token > seen and token <= count:
+            for skipped in range(seen + 1, token + 1):
+                starts[skipped] = min(position * SAMPLES_PER_TOKEN, length)
+            seen = token
+    return starts
+
+
+def _shortened(words: list[tuple[Word, int]]) -> list[tuple[Word, int]]:
+    """Cut the pause out of words at the edges of sentences."""
+    lasting = [word.end - word.start for word, _ in words if word.end > word.start]
+    limit = int(LONG * median(lasting)) if lasting else 0
+    if not limit:
+        return words
+    cut: list[tuple[Word, int]] = []
+    for index, (word, tokens) in enumerate(words):
+        begins = index == 0 or words[index - 1][0].text.rstrip()[-1:] in SENTENCE_ENDS
+        ends = index == len(words) - 1 or word.text.rstrip()[-1:] in SENTENCE_ENDS
+        if word.end - word.start > limit and begins:
+            cut.append((replace(word, start=word.end - limit), tokens))
+        elif word.end - word.start > limit and ends:
+            cut.append((replace(word, end=word.start + limit), tokens))
+        else:
+            cut.append((word, tokens))
+    return cut
+
+
+def _merged(words: list[tuple[Word, int]]) -> list[tuple[Word, int]]:
+    """Give marks that stand alone to the word they belong to."""
+    merged: list[tuple[Word, int]] = []
+    opening: tuple[Word, int] | None = None
+    for timed_word in words:
+        word, tokens = timed_word if opening is None else _joined(opening, timed_word)
+        opening = None
+        mark = word.text.strip()
+        if mark and word.text.startswith(" ") and all(c in OPENING for c in mark):
+            opening = (word, tokens)
+        elif mark and merged and all(c in CLOSING for c in mark) and not word.text.startswith(" "):
+            before, count = merged[-1]
+            merged[-1] = (replace(before, text=before.text + word.text), count + tokens)
+        else:
+            merged.append((word, tokens))
+    return merged if opening is None else [*merged, opening]
+
+
+def _joined(opening: tuple[Word, int], following: tuple[Word, int]) -> tuple[Word, int]:
+    """An opening mark in front of its word, which keeps its own times."""
+    (mark, first), (word, second) = opening, following
+    return replace(word, text=mark.text + word.text.lstrip()), first + second
