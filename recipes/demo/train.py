@@ -1,0 +1,343 @@
+"""Training from nothing, on a wall-clock budget.
+
+    python -m recipes.demo.train --work WORK --minutes 100
+
+First CTC over letters teaches the encoder to hear (the decoder would otherwise lean on its language model), then decoder and
+CTC learn together. A checkpoint is written every few minutes and training goes on from it; new shards are taken up as they appear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import mel, tokenizer
+from .model import LETTERS, Shape, Trainee, greedy, letters
+from .tokenizer import Vocabulary
+
+IGNORE = -100
+FULL_FRAMES = mel.MAX_FRAMES
+BATCH_FRAMES = 24_000  # mel frames in a batch, padding included: 4 minutes of sound
+BATCH_WINDOWS = 64
+LETTERS_ALONE = 0.25  # share of the budget in which only CTC trains
+WARM_UP = 0.02
+DEV_WINDOWS = 120  # of shard 0, which is never trained on
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training window: its shard's frames and its label."""
+
+    shard: Path
+    first: int
+    frames: int
+    segments: tuple[tuple[float, float, str], ...]
+    spoken: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames [batch, frames, 80]; tokens and labels [batch, tokens]; letters of all windows end to end, and their counts."""
+
+    frames: Tensor
+    tokens: Tensor
+    labels: Tensor
+    letters: Tensor
+    counts: Tensor
+
+
+@dataclass
+class Progress:
+    """How far training has come; saved with the weights."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    windows: int = 0
+    epoch: int = 0
+
+
+class Corpus:
+    """The shards of a folder, opened as memory maps as they appear."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.maps: dict[Path, npt.NDArray[np.float16]] = {}
+        self.examples: dict[Path, list[Example]] = {}
+
+    def refresh(self) -> list[Example]:
+        """All examples of all shards but the first, which is for development."""
+        for path in sorted(self.folder.glob("[0-9]*.npy")):
+            if path not in self.maps:
+                self.maps[path] = np.load(path, mmap_mode="r")
+                self.examples[path] = [self._example(path, line) for line in path.with_suffix(".jsonl").open()]
+        return [example for path in sorted(self.examples)[1:] for example in self.examples[path]]
+
+    def dev(self, count: int) -> list[Example]:
+        """The first windows of the shard kept for development: single sentences."""
+        self.refresh()
+        return self.examples[min(self.examples)][:count]
+
+    def frames(self, example: Example) -> npt.NDArray[np.float32]:
+        block = self.maps[example.shard][example.first : example.first + example.frames]
+        return np.asarray(block, dtype=np.float32)
+
+    @staticmethod
+    def _example(path: Path, line: str) -> Example:
+        label = json.loads(line)
+        segments = tuple((start, stop, text) for start, stop, text in label["segments"])
+        return Example(path, label["first"], label["frames"], segments, label["spoken"])
+
+
+def batches(corpus: Corpus, words: Vocabulary, seed: int, full_share: float) -> Iterator[Batch]:
+    """One pass over the corpus in batches of like length; some batches padded to 30 s."""
+    rng = random.Random(seed)
+    examples = corpus.refresh()
+    rng.shuffle(examples)
+    for group in _like_lengths(examples, rng):
+        if rng.random() < full_share:
+            for part in _split(group, BATCH_FRAMES // FULL_FRAMES):
+                yield collate(corpus, words, part, FULL_FRAMES, rng)
+            continue
+        longest = max(example.frames for example in group)
+        yield collate(corpus, words, group, min(FULL_FRAMES, longest + rng.choice((0, 10, 25, 50, 100))), rng)
+
+
+def _like_lengths(examples: list[Example], rng: random.Random, pool: int = 2_000) -> Iterator[list[Example]]:
+    """Groups of windows with much the same length, in random order."""
+    groups: list[list[Example]] = []
+    for at in range(0, len(examples), pool):
+        ordered = sorted(examples[at : at + pool], key=lambda example: example.frames)
+        group: list[Example] = []
+        for example in ordered:
+            if group and (len(group) == BATCH_WINDOWS or (len(group) + 1) * (example.frames + 40) > BATCH_FRAMES):
+                groups.append(group)
+                group = []
+            group.append(example)
+        groups.append(group)
+    rng.shuffle(groups)
+    yield from groups
+
+
+def _split(group: list[Example], size: int) -> list[list[Example]]:
+    return [group[at : at + size] for at in range(0, min(len(group), 2 * size), size)]
+
+
+def collate(corpus: Corpus, words: Vocabulary, group: list[Example], length: int, rng: random.Random) -> Batch:
+    """Windows as one batch: padded, masked, with their decoder sequences and letters."""
+    length += length % 2
+    frames = np.stack([_masked(mel.pad(corpus.frames(example), length), example.frames, rng) for example in group])
+    rows = [sequence(words, example, rng) for example in group]
+    longest = max(len(tokens) for tokens, _ in rows)
+    end = words.id("endoftext")
+    tokens = torch.tensor([row + [end] * (longest - len(row)) for row, _ in rows])
+    labels = torch.tensor([row + [IGNORE] * (longest - len(row)) for _, row in rows])
+    spoken = [[LETTERS.index(letter) for letter in example.spoken] for example in group]
+    counts = torch.tensor([len(row) for row in spoken])
+    return Batch(torch.from_numpy(frames), tokens, labels, torch.tensor([letter for row in spoken for letter in row]), counts)
+
+
+def sequence(words: Vocabulary, example: Example, rng: random.Random) -> tuple[list[int], list[int]]:
+    """The decoder's input and the label after each token. No label inside an earlier text or where the caller decides."""
+    timestamps = rng.random() < 0.5
+    target = words.target(example.segments, timestamps)
+    prompt = [words.id(name) for name in ("startoftranscript", "en", "transcribe")] + ([] if timestamps else [words.id("notimestamps")])
+    before = _before(words, rng)
+    # The no-speech probability is read at startoftranscript: there a silent window wants nospeech, speech its language.
+    heard = words.id("en") if example.segments else words.id("nospeech")
+    tokens = [*before, *prompt, *target[:-1]]
+    labels = [IGNORE] * len(before) + [heard] + [IGNORE] * (len(prompt) - 2) + target
+    return tokens, labels
+
+
+_PROMPTS = ("Banking call.", "The customer calls the bank about a card.", "Brokerage, shares, transfers.", "Thank you for calling.", "Savings")
+
+
+def _before(words: Vocabulary, rng: random.Random) -> list[int]:
+    """Sometimes an earlier text, which must not disturb what is heard."""
+    if rng.random() > 0.05:
+        return []
+    return [words.id("startofprev"), *words.text(rng.choice(_PROMPTS))]
+
+
+def _masked(frames: npt.NDArray[np.float32], speech: int, rng: random.Random) -> npt.NDArray[np.float32]:
+    """SpecAugment, mild: a band of channels and short stretches of time become the window's mean."""
+    mean = float(frames[:speech].mean())
+    if rng.random() < 0.5:
+        width = rng.randint(1, 12)
+        first = rng.randint(0, mel.N_MELS - width)
+        frames[:, first : first + width] = mean
+    for _ in range(rng.randint(0, 1 + speech // 400)):
+        width = rng.randint(1, 12)
+        first = rng.randint(0, max(0, speech - width))
+        frames[first : first + width] = mean
+    return frames
+
+
+def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tensor]:
+    """CTC's loss per letter and the decoder's per token."""
+    with torch.autocast("cpu", torch.bfloat16):
+        states = trainee.encode(batch.frames)
+        scores = trainee.letters(states)
+        logits = trainee.decode(batch.tokens, states) if decoder else None
+    heard = scores.float().log_softmax(-1).transpose(0, 1)
+    lengths = torch.full((len(batch.frames),), states.shape[1])
+    ctc = F.ctc_loss(heard, batch.letters, lengths, batch.counts, reduction="sum", zero_infinity=True) / batch.counts.sum().clamp(min=1)
+    if logits is None:
+        return ctc, torch.zeros(())
+    kept = batch.labels != IGNORE
+    return ctc, F.cross_entropy(logits[kept].float(), batch.labels[kept], label_smoothing=0.05)
+
+
+def rate(done: float, peak: float) -> float:
+    """The learning rate at a share `done` of the budget: warm-up, then a cosine to a fiftieth."""
+    if done < WARM_UP:
+        return peak * done / WARM_UP
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
+
+
+def train(work: Path, minutes: float, shape: Shape, peak: float, seed: int, every: float) -> None:
+    """Train until the budget is used, resuming from the last checkpoint in `work`."""
+    torch.manual_seed(seed)
+    words = tokenizer.load(work / "tokenizer")
+    corpus = Corpus(work / "corpus")
+    trainee = Trainee(shape, words)
+    optimiser = torch.optim.AdamW(trainee.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    progress = resume(work / "train.pt", trainee, optimiser)
+    log = (work / "train.jsonl").open("a", buffering=1)
+    began, before = time.monotonic(), progress.seconds
+    saved, budget = progress.seconds, minutes * 60
+    sums: list[tuple[float, float]] = []
+    while progress.seconds < budget:
+        for batch in ahead(batches(corpus, words, seed * 1_000 + progress.epoch, 0.03 if progress.seconds < 0.8 * budget else 0.12)):
+            done = progress.seconds / budget
+            sums.append(step(trainee, optimiser, batch, done, peak))
+            progress.steps += 1
+            progress.windows += len(batch.frames)
+            progress.seconds = before + time.monotonic() - began
+            if progress.seconds - saved > every * 60 or progress.seconds >= budget:
+                saved = progress.seconds
+                save(work / "train.pt", trainee, optimiser, progress)
+                report(log, corpus, words, trainee, progress, done, sums)
+                sums = []
+            if progress.seconds >= budget:
+                break
+        progress.epoch += 1
+
+
+def step(trainee: Trainee, optimiser: torch.optim.Optimizer, batch: Batch, done: float, peak: float) -> tuple[float, float]:
+    """One update; CTC alone at first, then with the decoder and ever less of it."""
+    decoder = done >= LETTERS_ALONE
+    for group in optimiser.param_groups:
+        group["lr"] = rate(done, peak)
+    ctc, text = losses(trainee, batch, decoder)
+    share = 0.5 - 0.35 * max(0.0, done - LETTERS_ALONE) / (1 - LETTERS_ALONE)
+    (share * ctc + text if decoder else ctc).backward()
+    torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return float(ctc), float(text)
+
+
+def ahead(source: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
+    """The batches of `source`, prepared by a thread while the last one trains."""
+    ready: queue.Queue[Batch | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def fill() -> None:
+        for batch in source:
+            while not stopped.is_set():
+                try:
+                    ready.put(batch, timeout=1)
+                    break
+                except queue.Full:
+                    continue
+            if stopped.is_set():
+                return
+        ready.put(None)
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while (batch := ready.get()) is not None:
+            yield batch
+    finally:
+        stopped.set()
+
+
+def report(
+    log: Any, corpus: Corpus, words: Vocabulary, trainee: Trainee, progress: Progress, done: float, sums: list[tuple[float, float]]
+) -> None:
+    """A JSON line: losses since the last one, word errors of encoder and decoder on the development windows."""
+    trainee.eval()
+    examples = sorted(corpus.dev(DEV_WINDOWS), key=lambda example: example.frames)
+    heard, written = [], []
+    with torch.autocast("cpu", torch.bfloat16):
+        for at in range(0, len(examples), 30):
+            group = examples[at : at + 30]
+            length = max(example.frames for example in group) + 20
+            frames = torch.from_numpy(np.stack([mel.pad(corpus.frames(example), length + length % 2) for example in group]))
+            heard += letters(trainee, frames)
+            if done >= LETTERS_ALONE:
+                written += [words.decode(row) for row in greedy(trainee, words, frames, 60)]
+    trainee.train()
+    references = [" ".join(text for _, _, text in example.segments) for example in examples]
+    line: dict[str, Any] = {**asdict(progress), "done": round(done, 4)}
+    line["ctc"], line["text"] = (round(float(np.mean(column)), 4) for column in zip(*sums, strict=True))
+    line["letters_wer"] = round(float(jiwer.wer([example.spoken for example in examples], heard)), 4)
+    if written:
+        line["wer"] = round(float(jiwer.wer(references, written)), 4)
+        line["sample"] = [references[40], written[40]]
+    log.write(json.dumps(line) + "\n")
+    print(json.dumps(line), flush=True)
+
+
+def save(path: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+    """Weights, optimiser and progress, in one move."""
+    part = path.with_suffix(".part")
+    torch.save({"weights": trainee.state_dict(), "optimiser": optimiser.state_dict(), "progress": asdict(progress)}, part)
+    os.replace(part, path)
+
+
+def resume(path: Path, trainee: Trainee, optimiser: torch.optim.Optimizer) -> Progress:
+    """Where the last run stopped, or the beginning."""
+    if not path.exists():
+        return Progress()
+    state = torch.load(path, weights_only=True)
+    trainee.load_state_dict(state["weights"])
+    optimiser.load_state_dict(state["optimiser"])
+    return Progress(**state["progress"])
+
+
+def main() -> None:
+    """Train the demo checkpoint's network; goes on from the last checkpoint in the work folder."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")
+    parser.add_argument("--every", type=float, default=4.0, help="minutes between checkpoints")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--peak", type=float, default=1.2e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args.work, args.minutes, Shape(), args.peak, args.seed, args.every)
+
+
+if __name__ == "__main__":
+    main()
