@@ -1,0 +1,205 @@
+"""A multipart form, read within limits and strictly: what a client cannot have meant is refused, not ignored.
+
+The upload stays in memory, is never named and never touches a disk. Nothing is buffered beyond the limits: a body that
+declares too much is refused unread, any other is cut off where it exceeds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, MutableMapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from tickertape.errors import FileTooLarge, OptionError
+from tickertape.failures import ClientGone, SlowBody, UnsupportedMedia
+
+FIELD_LIMIT = 64 * 1024  # bytes of one field that is not the file
+MAX_PARTS = 64  # OpenAI's form has 13 fields, some of them repeated
+HEADER_LIMIT = 8 * 1024  # bytes of one header of a part: a file name of 255 characters, percent-encoded, and some
+MAX_HEADERS = 8  # of one part
+ALLOWANCE = 2**20  # bytes of a body beyond the file: fields and boundaries ...
+ALLOWANCE_SHARE = 16  # ... but no more than a 16th of the limit on the file
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+@dataclass(slots=True)
+class Form:
+    """A form as it came: the upload, and every other field with its values in order."""
+
+    file: io.BytesIO | None = None
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    size: int = 0  # bytes of the body
+
+
+def body_cap(limit: int) -> int:
+    """The largest body that can hold a file of `limit` bytes and its fields."""
+    return limit + min(ALLOWANCE, limit // ALLOWANCE_SHARE)
+
+
+def check_headers(content_type: str, content_length: str, limit: int) -> bytes:
+    """The boundary of the form that these headers announce.
+
+    Raises `UnsupportedMedia`, `FileTooLarge` or `OptionError`, before a byte of the body is read.
+    """
+    kind, parameters = parse_options_header(content_type)
+    if kind != b"multipart/form-data":
+        raise UnsupportedMedia("Send a form: Content-Type must be multipart/form-data.")
+    if content_length.isascii() and content_length.isdigit() and int(content_length[:20]) > body_cap(limit):
+        raise _too_large(limit)
+    boundary = parameters.get(b"boundary", b"")
+    if not re.fullmatch(rb"[\x20-\x7e]{1,70}", boundary):
+        raise _malformed("The Content-Type has no proper boundary.")
+    return boundary
+
+
+async def read_form(receive: Receive, boundary: bytes, *, known: Collection[str], limit: int, timeout: float) -> Form:
+    """Read the body as it comes; a `known` field that ends in "[]" may be repeated.
+
+    Raises `FileTooLarge`, `SlowBody`, `ClientGone` or `OptionError`.
+    """
+    form = Form()
+    collector = _Collector(form, known, limit)
+    parser = MultipartParser(
+        boundary, collector.callbacks(), max_header_count=MAX_HEADERS, max_header_size=HEADER_LIMIT
+    )
+    beginning = b"--" + boundary
+    async with aclosing(_chunks(receive, timeout)) as chunks:
+        async for chunk in chunks:
+            form.size += len(chunk)
+            if form.size > body_cap(limit):
+                raise _too_large(limit)
+            if beginning:  # no preamble: the parser would skip it byte by byte
+                if not chunk.startswith(beginning[: len(chunk)]):
+                    raise _malformed("The body does not begin with the boundary.")
+                beginning = beginning[len(chunk) :]
+            try:
+                parser.write(chunk)
+            except FormParserError as error:
+                raise _malformed("The body is not a proper multipart form.") from error
+    if not collector.ended:
+        raise _malformed("The form ends before its last boundary.")
+    return form
+
+
+async def _chunks(receive: Receive, timeout: float) -> AsyncGenerator[bytes, None]:
+    """The body's pieces; every wait for one is bounded."""
+    more = True
+    while more:
+        try:
+            message = await asyncio.wait_for(receive(), timeout)
+        except asyncio.TimeoutError as error:
+            raise SlowBody(f"No data came for {timeout:g} seconds.") from error
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The client left during the upload.")
+        more = message.get("more_body", False)
+        if chunk := message.get("body", b""):
+            yield chunk
+
+
+class _Collector:
+    """Takes the parser's events; raises at the first that breaks a rule."""
+
+    def __init__(self, form: Form, known: Collection[str], limit: int) -> None:
+        self.ended = False
+        self._form = form
+        self._known = known
+        self._limit = limit
+        self._parts = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._header = bytearray()
+        self._value = bytearray()
+        self._name = ""
+        self._text = bytearray()
+        self._upload: io.BytesIO | None = None
+
+    def callbacks(self) -> Any:
+        """The methods by the parser's names."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._begin_data,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise OptionError("The form has too many parts.", None, "too_many_fields")
+        self._headers, self._text, self._upload = {}, bytearray(), None
+
+    def _end_header(self) -> None:
+        self._headers[bytes(self._header).lower()] = bytes(self._value)
+        self._header, self._value = bytearray(), bytearray()
+
+    def _begin_data(self) -> None:
+        disposition = self._headers.get(b"content-disposition", b"").decode("latin-1")
+        kind, parameters = parse_options_header(disposition)
+        if kind != b"form-data" or b"name" not in parameters:
+            raise _malformed("A part of the form has no name.")
+        self._name = parameters[b"name"].decode("latin-1")
+        if self._name not in self._known:
+            raise self._unknown()
+        sent = self._name in self._form.fields or (self._name == "file" and self._form.file is not None)
+        if sent and not self._name.endswith("[]"):
+            raise OptionError("A field was sent twice.", self._name, "duplicate_field")
+        self._begin_file(named=b"filename" in parameters)
+
+    def _unknown(self) -> OptionError:
+        """The answer names no field that a stranger made up, but helps where only the brackets are missing."""
+        brackets = f"{self._name}[]"
+        if brackets in self._known:
+            return OptionError(f"The field is called `{brackets}`, brackets included.", brackets, "unknown_field")
+        return OptionError("The form has a field that is not known here; see /docs.", None, "unknown_field")
+
+    def _begin_file(self, *, named: bool) -> None:
+        """The file's name says that the part is a file; it is looked at for nothing else."""
+        if self._name == "file":
+            if not named:
+                raise OptionError("Send `file` as a file, with a file name.", "file", "not_a_file")
+            self._upload = self._form.file = io.BytesIO()
+        elif named:
+            raise OptionError("Only `file` can be a file.", self._name, "not_a_field")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._upload is not None:
+            if self._upload.tell() + end - start > self._limit:
+                raise _too_large(self._limit)
+            self._upload.write(memoryview(data)[start:end])
+            return
+        if len(self._text) + end - start > FIELD_LIMIT:
+            code = "prompt_too_long" if self._name == "prompt" else "field_too_large"
+            raise OptionError(f"A field may hold {FIELD_LIMIT:,} bytes at most.", self._name, code)
+        self._text += data[start:end]
+
+    def _end(self) -> None:
+        if self._upload is not None:
+            self._upload.seek(0)
+            return
+        try:
+            value = self._text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise OptionError("Fields must be UTF-8.", self._name, "invalid_encoding") from error
+        self._form.fields.setdefault(self._name, []).append(value)
+
+    def _finish(self) -> None:
+        self.ended = True
+
+
+def _malformed(message: str) -> OptionError:
+    return OptionError(message, None, "invalid_multipart")
+
+
+def _too_large(limit: int) -> FileTooLarge:
+    return FileTooLarge(f"The upload is larger than the limit of {limit:,} bytes.")

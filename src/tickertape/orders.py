@@ -1,0 +1,330 @@
+"""What a form asks for: the one table of its fields, and how each is understood.
+
+A form becomes an `Order` or an `OptionError` whose `param` is the field and whose `code` is in `CODES`. An empty value
+is as good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from tickertape.errors import EmptyFile, ModelNotFound, OptionError
+from tickertape.forms import Form
+from tickertape.languages import language_code
+from tickertape.pipeline import Model
+from tickertape.types import FALLBACK_TEMPERATURES, Notice, Options, Priority, Task
+
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+
+ALIAS = "whisper-1"  # OpenAI's only Whisper: the first model answers to it
+PROMPT_LIMIT = 16 * 1024  # bytes
+HOTWORDS_LIMIT = 4 * 1024  # bytes
+PROMPT_TOKENS = 224  # half of Whisper's text context: more is cut off at the front
+BYTES_PER_TOKEN = 4  # of English text, about
+FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the form, as documented. `extension`: not OpenAI's. `translations`: also known there."""
+
+    help: str
+    kind: str = "string"
+    choices: tuple[str, ...] = ()
+    translations: bool = True
+    extension: bool = False
+    example: object = None
+
+
+FIELDS: dict[str, Field] = {
+    "file": Field("The recording. Its content says what it is; its name is ignored.", "file"),
+    "model": Field("A name of `GET /v1/models`, or `whisper-1` for the default.", example="whisper-1"),
+    "language": Field("ISO 639-1 code or English name of what is spoken. Absent: detected.", example="en"),
+    "languages[]": Field("One language is as good as `language`; of several, one is detected.", translations=False),
+    "prompt": Field("Earlier text, or names and spellings to expect. The last 224 tokens count.", example="Call 17."),
+    "response_format": Field("Shape of the answer.", choices=FORMATS, example="verbose_json"),
+    "temperature": Field("0 to 1. 0 or absent: greedy, warmer only where that fails.", "number", example=0),
+    "timestamp_granularities[]": Field("Times in `verbose_json`.", choices=("word", "segment"), translations=False),
+    "include[]": Field("Log probabilities of the tokens; with `json` only.", choices=("logprobs",), translations=False),
+    "stream": Field("Answer with server-sent events; with `json` or `text`.", "boolean"),
+    "chunking_strategy": Field('`auto`, or `{"type":"server_vad"}`: windows follow the speech.', translations=False),
+    "keywords[]": Field("Words to expect; joined to `hotwords`.", translations=False),
+    "known_speaker_names[]": Field("Not supported yet.", translations=False),
+    "known_speaker_references[]": Field("Not supported yet.", translations=False),
+    "vad": Field("`false`: plain windows of 30 s instead of windows around speech.", "boolean", extension=True),
+    "hotwords": Field("Words to expect, given to the model as a prompt.", extension=True),
+    "word_timestamps": Field("Word times: `words` in `verbose_json`, tighter cues in `srt` and `vtt`.", "boolean",
+                             extension=True),
+    "audio_format": Field("What headerless data is: `mulaw;rate=8000;channels=1`.", extension=True),
+    "audio_track": Field("Which audio track, from 0. Absent: the first.", "integer", extension=True),
+    "channels": Field("`split`: one speaker per channel.", choices=("mix", "split"), extension=True),
+    "beam_size": Field("1 to 10 beams; 1 is greedy.", "integer", extension=True),
+    "priority": Field("`batch` lets interactive work overtake.", choices=("interactive", "batch"), extension=True),
+}  # fmt: skip
+
+CODES: dict[str, str] = {
+    "missing_field": "`file` or `model` is absent",
+    "unknown_field": "a field that the form does not have",
+    "duplicate_field": "a field was sent twice that may be sent once",
+    "too_many_fields": "more than 64 parts",
+    "field_too_large": "a field over its limit in bytes",
+    "not_a_file": "`file` came without a file name, so as text",
+    "not_a_field": "another field came as a file",
+    "invalid_encoding": "a field that is not UTF-8",
+    "invalid_multipart": "not a proper multipart form",
+    "invalid_language": "neither an ISO 639-1 code nor an English name, or unknown to the model",
+    "invalid_task": "the model cannot translate",
+    "invalid_temperature": "not a number from 0 to 1",
+    "invalid_response_format": "not one of the formats",
+    "unsupported_response_format": "`diarized_json`, which is not supported yet",
+    "invalid_timestamp_granularities": "not `word` or `segment`, or not with `verbose_json`",
+    "invalid_include": "not `logprobs`, or not with `json`",
+    "invalid_stream": "neither true nor false, or with a format that cannot be streamed",
+    "invalid_chunking_strategy": "neither `auto` nor a proper `server_vad` object",
+    "unsupported_field": "a field that is not supported yet",
+    "prompt_too_long": "a prompt over 16 KiB",
+    "invalid_vad": "neither true nor false",
+    "invalid_word_timestamps": "neither true nor false",
+    "invalid_audio_format": "not a description of headerless data",
+    "invalid_audio_track": "not a track number, or no such track",
+    "invalid_channels": "neither `mix` nor `split`",
+    "invalid_beam_size": "not a whole number from 1 to 10",
+    "invalid_priority": "neither `interactive` nor `batch`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A valid request: which model, how, and the shape of the answer."""
+
+    model: Model
+    options: Options
+    response_format: ResponseFormat
+    segments: bool = True  # in verbose_json
+    words: bool = False  # likewise
+    stream: bool = False
+    vad: bool = True
+    channels: Literal["mix", "split"] = "mix"
+    track: int | None = None
+    audio_format: str | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+def known(task: Task) -> frozenset[str]:
+    """The fields of an endpoint's form."""
+    return frozenset(name for name, field in FIELDS.items() if field.translations or task == "transcribe")
+
+
+def find_model(name: str, models: Mapping[str, Model]) -> Model:
+    """The model of that name; the first under its alias. Raises `ModelNotFound`."""
+    if name == ALIAS and ALIAS not in models:
+        return next(iter(models.values()))
+    if name not in models:
+        raise ModelNotFound("There is no such model here; GET /v1/models lists them.")
+    return models[name]
+
+
+def understand(form: Form, task: Task, models: Mapping[str, Model], *, beam_size: int = 1) -> Order:
+    """What the form asks for. Raises `OptionError`, `ModelNotFound` or `EmptyFile`."""
+    values = {name: [value for value in sent if value] for name, sent in form.fields.items()}
+    values = {name: sent for name, sent in values.items() if sent}
+    if form.file is None or "model" not in values:
+        missing = "file" if form.file is None else "model"
+        raise OptionError(f"The field `{missing}` is missing.", missing, "missing_field")
+    model = find_model(values["model"][0], models)
+    if not form.file.getbuffer().nbytes:
+        raise EmptyFile("The file is empty.")
+    return _Reader(values, model, task, beam_size).order()
+
+
+def digest(form: Form, task: Task) -> str:
+    """Two forms that ask for the same have the same digest, whatever their boundaries."""
+    whole = hashlib.sha256(json.dumps([task, form.fields], sort_keys=True).encode())
+    whole.update(form.file.getbuffer() if form.file is not None else b"")
+    return whole.hexdigest()
+
+
+class _Reader:
+    """Reads one form, field by field."""
+
+    def __init__(self, values: dict[str, list[str]], model: Model, task: Task, beam_size: int) -> None:
+        self._values = values
+        self._model = model
+        self._task = task
+        self._beam_size = beam_size
+        self._notices: list[Notice] = []
+
+    def order(self) -> Order:
+        self._refuse_what_is_missing_here()
+        response_format = self._format()
+        granularities = self._granularities(response_format)
+        word_timestamps = self._boolean("word_timestamps", default=False) or "word" in granularities
+        options = Options(
+            language=self._language(),
+            task=self._task,
+            prompt=self._prompt(),
+            hotwords=self._hotwords(),
+            word_timestamps=word_timestamps,
+            logprobs=self._logprobs(response_format),
+            beam_size=self._integer("beam_size", 1, 10, self._beam_size),
+            temperatures=self._temperatures(),
+            priority=cast(Priority, self._choice("priority") or "interactive"),
+        )
+        self._model.check(options)
+        return Order(
+            model=self._model,
+            options=options,
+            response_format=response_format,
+            segments=not granularities or "segment" in granularities,
+            words=word_timestamps,
+            stream=self._stream(response_format),
+            vad=self._boolean("vad", default=True) or self._chunking(),
+            channels=cast(Literal["mix", "split"], self._choice("channels") or "mix"),
+            track=None if "audio_track" not in self._values else self._integer("audio_track", 0, 255, 0),
+            audio_format=self._one("audio_format"),
+            notices=tuple(self._notices),
+        )
+
+    def _one(self, name: str) -> str | None:
+        return self._values[name][0] if name in self._values else None
+
+    def _choice(self, name: str) -> str | None:
+        value = self._one(name)
+        if value is not None and value not in FIELDS[name].choices:
+            raise OptionError(f"`{name}` must be one of {', '.join(FIELDS[name].choices)}.", name, _invalid(name))
+        return value
+
+    def _boolean(self, name: str, *, default: bool) -> bool:
+        value = self._one(name)
+        if value is None:
+            return default
+        if value.lower() not in {"true", "false", "1", "0"}:
+            raise OptionError(f"`{name}` must be true or false.", name, _invalid(name))
+        return value.lower() in {"true", "1"}
+
+    def _integer(self, name: str, low: int, high: int, default: int) -> int:
+        value = self._one(name)
+        if value is None:
+            return default
+        if not re.fullmatch(r"[0-9]{1,4}", value) or not low <= int(value) <= high:
+            raise OptionError(f"`{name}` must be a whole number from {low} to {high}.", name, _invalid(name))
+        return int(value)
+
+    def _refuse_what_is_missing_here(self) -> None:
+        for name in ("known_speaker_names[]", "known_speaker_references[]"):
+            if name in self._values:
+                raise OptionError("Speakers are not told apart yet.", name, "unsupported_field")
+        if self._one("response_format") == "diarized_json":
+            message = "diarized_json is not supported yet; `channels=split` keeps a speaker per channel."
+            raise OptionError(message, "response_format", "unsupported_response_format")
+
+    def _format(self) -> ResponseFormat:
+        return cast(ResponseFormat, self._choice("response_format") or "json")
+
+    def _language(self) -> str | None:
+        name, given = "language", self._one("language")
+        if given is None and len(several := self._values.get("languages[]", [])) == 1:
+            name, given = "languages[]", several[0]
+        elif given is None and several:
+            for language in several:
+                _code(language, "languages[]")
+            message = "Of several languages the one that is spoken is detected, freely."
+            self._notices.append(Notice("languages_detected", message))
+        return None if given is None else _code(given, name)
+
+    def _prompt(self) -> str | None:
+        prompt = self._one("prompt")
+        size = len((prompt or "").encode())
+        if size > PROMPT_LIMIT:
+            raise OptionError(f"The prompt may hold {PROMPT_LIMIT:,} bytes at most.", "prompt", "prompt_too_long")
+        if size > PROMPT_TOKENS * BYTES_PER_TOKEN:
+            message = f"The model reads the last {PROMPT_TOKENS} tokens of a prompt; this one probably has more."
+            self._notices.append(Notice("prompt_truncated", message))
+        return prompt
+
+    def _hotwords(self) -> str | None:
+        words = ", ".join([*self._values.get("hotwords", []), *self._values.get("keywords[]", [])])
+        if len(words.encode()) > HOTWORDS_LIMIT:
+            name = "hotwords" if "hotwords" in self._values else "keywords[]"
+            raise OptionError(f"Hotwords may hold {HOTWORDS_LIMIT:,} bytes at most.", name, "field_too_large")
+        return words or None
+
+    def _temperatures(self) -> tuple[float, ...]:
+        value = self._one("temperature")
+        if value is None:
+            return FALLBACK_TEMPERATURES
+        number = float(value) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value) else math.nan
+        if not 0 <= number <= 1:
+            raise OptionError("`temperature` must be a number from 0 to 1.", "temperature", "invalid_temperature")
+        return (number,) if number else FALLBACK_TEMPERATURES
+
+    def _granularities(self, response_format: ResponseFormat) -> list[str]:
+        name = "timestamp_granularities[]"
+        values = self._values.get(name, [])
+        code = "invalid_timestamp_granularities"
+        if any(value not in FIELDS[name].choices for value in values):
+            raise OptionError("`timestamp_granularities[]` must be word or segment.", name, code)
+        if values and response_format != "verbose_json":
+            raise OptionError("Timestamp granularities need response_format=verbose_json.", name, code)
+        return values
+
+    def _logprobs(self, response_format: ResponseFormat) -> bool:
+        values = self._values.get("include[]", [])
+        if any(value != "logprobs" for value in values):
+            raise OptionError("`include[]` must be logprobs.", "include[]", "invalid_include")
+        if values and response_format != "json":
+            raise OptionError("Log probabilities need response_format=json.", "include[]", "invalid_include")
+        return bool(values)
+
+    def _stream(self, response_format: ResponseFormat) -> bool:
+        stream = self._boolean("stream", default=False)
+        if stream and response_format not in {"json", "text"}:
+            raise OptionError("Streams carry text; use response_format=json or text.", "stream", "invalid_stream")
+        return stream
+
+    def _chunking(self) -> bool:
+        """Whether a chunking strategy was given, which is to say windows around speech."""
+        value = self._one("chunking_strategy")
+        if value is None or value == "auto":
+            return value == "auto"
+        try:
+            strategy = json.loads(value)
+        except (ValueError, RecursionError):
+            strategy = None
+        if not _is_server_vad(strategy):
+            message = '`chunking_strategy` must be auto or an object of type "server_vad".'
+            raise OptionError(message, "chunking_strategy", "invalid_chunking_strategy")
+        if len(strategy) > 1:
+            message = "Speech is detected with this server's own thresholds, not those of chunking_strategy."
+            self._notices.append(Notice("chunking_defaults", message))
+        return True
+
+
+def _code(language: str, name: str) -> str:
+    """A language's code; the error names the field it came in."""
+    try:
+        return language_code(language)
+    except OptionError as error:
+        raise OptionError(error.message, name, error.code) from error
+
+
+def _is_server_vad(strategy: Any) -> bool:
+    limits = {"prefix_padding_ms": 60_000, "silence_duration_ms": 60_000, "threshold": 1}
+    return (
+        isinstance(strategy, dict)
+        and strategy.get("type") == "server_vad"
+        and all(
+            name == "type" or (name in limits and type(value) in {int, float} and 0 <= value <= limits[name])
+            for name, value in strategy.items()
+        )
+    )
+
+
+def _invalid(name: str) -> str:
+    return f"invalid_{name.removesuffix('[]')}"

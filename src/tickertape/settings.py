@@ -1,0 +1,230 @@
+"""The one table of knobs: name, default, help; and the values derived from the machine when a knob is left alone.
+
+    settings = Settings.load(file=Path("tickertape.toml"), port=9000)   # flags over environment over file
+    settings = settings.resolve()                                       # zeros become figures, each with a reason
+
+Whoever starts the program does this once and passes the result on; nothing else reads the environment. `Settings()`
+alone is the defaults, whatever the environment holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from tickertape import machine
+from tickertape.errors import OptionError
+from tickertape.machine import Detected
+from tickertape.types import SAMPLE_RATE
+
+PREFIX = "TICKERTAPE_"
+FOREIGN = {"port": "PORT", "project": "GOOGLE_CLOUD_PROJECT"}  # what Cloud Run and Google's libraries set
+MEBIBYTE = 2**20
+AUDIO_BYTES = 4 * SAMPLE_RATE  # 64,000 bytes: a second of decoded audio, one channel of float32
+
+Words = Annotated[tuple[str, ...], NoDecode]  # "a,b" in the environment, a list in a file
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Settings(BaseSettings):
+    """Every knob of the service. Where 0 stands for "derive it", `resolve` puts a figure in its place."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    _reasons: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    # where it listens, and what it serves
+    host: str = Field("0.0.0.0", description="Address to listen on. `127.0.0.1` keeps the service to this machine.")  # noqa: S104 - a container must answer from outside; the reference says how to narrow it
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models: Words = Field((), description="Checkpoints as `name=path`, the first is the default. Empty: the demo.")
+    page: bool = Field(True, description="Serve the web page at `/`.")
+    docs: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
+    cors_origins: Words = Field((), description="Origins whose pages may call the API. Empty: none.")
+
+    # where the work is done
+    address: str = Field("", description="Ray cluster to join, `auto` for the one running here. Empty: a local one.")
+    engine_replicas: int = Field(1, ge=1, description="Engines per model.")
+    api_replicas: int = Field(1, ge=1, description="Processes that take requests, decode audio and plan windows.")
+    cpus_per_replica: float = Field(0, ge=0, description="Cores that Ray reserves for each engine. 0: its threads.")
+    gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    compute_type: str = Field("auto", description="Arithmetic of the decoder: `int8`, `float16`, ... or `auto`.")
+    threads: int = Field(0, ge=0, description="Threads of each engine. 0: cores shared among the engines.")
+    batch: int = Field(0, ge=0, description="Windows decoded at once at most. 0: four per thread, 4 to 16.")
+    beam_size: int = Field(1, ge=1, le=10, description="Beams unless a request asks otherwise; 1 is greedy.")
+
+    # how much one request may ask for
+    body_limit: int = Field(0, ge=0, description="Largest upload in bytes. 0: 1/32 of the memory, 25 to 200 MiB.")
+    max_audio_seconds: float = Field(
+        0, ge=0, description="Longest recording in seconds. 0: what 1/8 of the memory holds, 10 minutes to 2 hours."
+    )
+    max_channels: int = Field(8, ge=1, le=64, description="Most channels of a recording.")
+    body_timeout: float = Field(30, gt=0, description="Seconds an upload may stand still.")
+    request_timeout: float = Field(900, gt=0, description="Seconds after which a request is given up.")
+
+    # how much all requests together may ask for
+    upload_room: int = Field(0, ge=0, description="Bytes of all uploads in memory. 0: 1/8 of it, at least 2 uploads.")
+    decode_threads: int = Field(0, ge=0, description="Recordings decoded at once, per API process. 0: one per core.")
+    audio_seconds_in_flight: float = Field(
+        0,
+        ge=0,
+        description="Seconds of accepted audio not yet transcribed, per API process; above it requests get a 503. "
+        "0: the longest recording and ten minutes per core, at most what 1/4 of the memory holds.",
+    )
+    heartbeat: float = Field(10, gt=0, description="Seconds of silence in an event stream before a comment is sent.")
+    remember_seconds: float = Field(600, ge=0, description="How long answers to an `Idempotency-Key` are kept.")
+
+    # who may ask
+    keys_file: Path | None = Field(None, description="File of hashed API keys, reloaded when it changes. None: open.")
+
+    # life and telemetry
+    probe_timeout: float = Field(10, gt=0, description="Seconds within which `/readyz` wants an answer of the engine.")
+    grace_seconds: float = Field(25, ge=0, description="Seconds that accepted requests get to finish on SIGTERM.")
+    keep_alive: float = Field(10, gt=0, description="Seconds before an idle connection is closed.")
+    log_level: LogLevel = Field("info", description="`info` logs every request, `warning` those that failed.")
+    project: str = Field("", description="Google Cloud project, to join log lines to traces.")
+
+    @field_validator("models", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A comma separates where only a string can be given."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the framework calls with it
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework calls with it
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework calls with it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework calls with it
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: `load` puts the other sources together, so that tests see no environment."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, file: Path | None = None, **flags: Any) -> Settings:
+        """Flags over `TICKERTAPE_*` over `file` (TOML or YAML); flags that are None were not given.
+
+        Raises `OptionError` for names and values that are not allowed, a misspelt variable included.
+        """
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**{**_from_file(file), **_from_environment(), **given})
+        except ValidationError as error:
+            raise _explain(error) from error
+
+    def resolve(self, cores: Detected | None = None, memory: Detected | None = None) -> Settings:
+        """The same settings with every derived value in place; `reasons` says where each came from.
+
+        `cores` and bytes of `memory` are this machine's, or its container's, unless given.
+        """
+        found = derive(self, cores or machine.cores(), memory or machine.memory())
+        derived = {name: figure for name, figure in found.items() if not getattr(self, name)}
+        resolved = self.model_copy(update={name: value for name, (value, _) in derived.items()})
+        resolved._reasons = {**self._reasons, **{name: reason for name, (_, reason) in derived.items()}}
+        return resolved
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why each derived value is what it is."""
+        return self._reasons
+
+
+def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, tuple[float, str]]:
+    """Every derived value with its reason, whether or not the knob was set; later values build on earlier ones."""
+    values: dict[str, tuple[float, str]] = {}
+
+    def value(name: str) -> float:
+        return float(getattr(settings, name) or values[name][0])
+
+    room = f"{memory.value // MEBIBYTE} MiB ({memory.reason})"
+    threads = max(1, cores.value // settings.engine_replicas)
+    values["threads"] = (threads, f"{cores.reason}, for {settings.engine_replicas} engine(s)")
+    values["cpus_per_replica"] = (value("threads"), "as many as the engine has threads")
+    values["batch"] = (min(16, max(4, int(4 * value("threads")))), "four windows per thread, within 4 and 16")
+    values["decode_threads"] = (cores.value, cores.reason)
+    body = min(200 * MEBIBYTE, max(25 * MEBIBYTE, memory.value // 32))
+    values["body_limit"] = (body, f"1/32 of {room}, within 25 and 200 MiB")
+    uploads = max(2 * int(value("body_limit")), memory.value // 8)
+    values["upload_room"] = (uploads, f"1/8 of {room}, at least two uploads")
+    longest = min(7200, max(600, memory.value // 8 // AUDIO_BYTES))
+    values["max_audio_seconds"] = (longest, f"1/8 of {room}, within 10 minutes and 2 hours")
+    flight = min(value("max_audio_seconds") + 600 * cores.value, max(600, memory.value // 4 // AUDIO_BYTES))
+    reason = f"the longest recording and ten minutes for each of {cores.value} core(s), at most 1/4 of {room}"
+    values["audio_seconds_in_flight"] = (flight, reason)
+    return values
+
+
+def reference() -> str:
+    """`docs/reference/settings.md`, which a test compares with the file."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        variable = f"`{PREFIX}{name.upper()}`" + (f", `{FOREIGN[name]}`" if name in FOREIGN else "")
+        rows.append(f"| `{name}` | {variable} | {_shown(field.default)} | {field.description} |")
+    return "\n".join([_REFERENCE_HEAD, "| name | variable | default | what it does |", "|---|---|---|---|", *rows, ""])
+
+
+_REFERENCE_HEAD = f"""# Settings
+
+<!-- Generated by tickertape.settings.reference(); a test fails when it is out of date. -->
+
+Each setting can be given as a flag (`--body-limit 50000000`), as a variable of the environment
+(`{PREFIX}BODY_LIMIT=50000000`) or in a TOML or YAML file (`body_limit = 50000000`); a flag wins over the environment,
+which wins over the file. Names that do not exist are refused everywhere. Lists are separated by commas in the
+environment. Where the default is 0, the value is derived from the cores and the memory that the process may use
+(limits of its container included) and printed with its reason at start.
+
+The service listens on every interface, as a container must. On a shared machine without keys, set `host` to
+`127.0.0.1`. A front proxy should cut off clients that send their headers slowly; the server itself does not.
+"""
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    if not file.is_file():
+        raise OptionError("the settings file does not exist", "config", "invalid_settings")
+    source = TomlConfigSettingsSource if file.suffix == ".toml" else YamlConfigSettingsSource
+    try:
+        return dict(source(Settings, file)())
+    except ValueError as error:
+        raise OptionError("the settings file is neither TOML nor YAML", "config", "invalid_settings") from error
+
+
+def _from_environment() -> dict[str, Any]:
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX).lower() not in Settings.model_fields:
+            raise OptionError(f"{variable} is not a setting", variable, "invalid_settings")
+    values = dict(EnvSettingsSource(Settings)())
+    for name, variable in FOREIGN.items():
+        if os.environ.get(variable):
+            values.setdefault(name, os.environ[variable])
+    return values
+
+
+def _explain(error: ValidationError) -> OptionError:
+    """The first complaint, without the value: a key in the wrong place must not reach a log."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return OptionError(f"{name} is not a setting", name, "invalid_settings")
+    return OptionError(f"{name}: {first['msg'].lower()}", name, "invalid_settings")
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return "" if default in (None, "", ()) else f"`{default}`"

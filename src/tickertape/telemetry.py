@@ -1,0 +1,216 @@
+"""One record per request, told three ways: a JSON log line, Prometheus metrics, a `Server-Timing` header.
+
+A record holds identifiers, counts and durations. Never audio, text, prompts, file names, headers or raw paths: what is
+not in the record cannot leak.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What one request was and what it cost. Durations in seconds, from the monotonic clock."""
+
+    request_id: str = ""
+    key_id: str = ""  # which API key, never the key
+    method: str = "GET"
+    endpoint: str = ""  # the route's template; "" where none matched
+    status: int = 0
+    code: str = ""  # the error's code; "" on success
+    trace: str = ""  # 32 hexadecimal digits, from the caller
+    model: str = ""
+    task: str = ""
+    response_format: str = ""
+    stream: bool = False
+    request_bytes: int = 0
+    response_bytes: int = 0
+    audio_seconds: float = 0.0
+    channels: int = 0
+    windows: int = 0
+    batch_size: float = 0.0  # mean over the windows
+    fallbacks: int = 0  # temperatures tried beyond the first
+    warnings: tuple[str, ...] = ()  # codes of the notices in the answer
+    read: float = 0.0  # the upload
+    decode_audio: float = 0.0  # bytes to samples, waiting for a thread included
+    queue: float = 0.0  # the longest wait of a window
+    encode: float = 0.0  # this request's share of its batches
+    decode: float = 0.0  # likewise
+    first_text: float = 0.0  # until the first text was there
+    total: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work per second of audio; 0 without audio."""
+        return self.total / self.audio_seconds if self.audio_seconds else 0.0
+
+
+def log_line(timings: Timings, *, project: str = "", now: datetime | None = None) -> str:
+    """The record as one line of JSON, with the fields that Google Cloud Logging knows."""
+    line: dict[str, object] = {
+        "severity": severity(timings.status),
+        "time": (now or datetime.now(timezone.utc)).isoformat(),
+        "message": f"{timings.method} {timings.endpoint or '(no such path)'} {timings.status} {timings.code}".rstrip(),
+        "httpRequest": {
+            "requestMethod": timings.method,
+            "requestUrl": timings.endpoint,
+            "status": timings.status,
+            "requestSize": str(timings.request_bytes),
+            "responseSize": str(timings.response_bytes),
+            "latency": f"{timings.total:.3f}s",
+        },
+    }
+    if project and timings.trace:
+        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{timings.trace}"
+    for field in fields(timings):
+        value = getattr(timings, field.name)
+        if value not in ("", 0, 0.0, (), False):
+            line[field.name] = round(value, 4) if isinstance(value, float) else value
+    if timings.audio_seconds:
+        line["real_time_factor"] = round(timings.real_time_factor, 4)
+    return json.dumps(line, separators=(",", ":"))
+
+
+def severity(status: int) -> str:
+    """ERROR is our fault, WARNING the caller's or a lack of room; a client that left is nobody's."""
+    if status < 400 or status == 499:
+        return "INFO"
+    return "ERROR" if status >= 500 and status != 503 else "WARNING"
+
+
+def server_timing(timings: Timings) -> str:
+    """The `Server-Timing` header: where the milliseconds went, readable in any browser's network panel."""
+    parts = {
+        "read": timings.read,
+        "audio": timings.decode_audio,
+        "queue": timings.queue,
+        "encode": timings.encode,
+        "decode": timings.decode,
+        "total": timings.total,
+    }
+    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items() if seconds)
+
+
+def trace_id(cloud: str, traceparent: str) -> str:
+    """The trace that the caller belongs to: `X-Cloud-Trace-Context` ("ID/SPAN;o=1") or W3C `traceparent`."""
+    for candidate in (cloud.partition("/")[0].lower(), f"{traceparent}--".split("-")[1].lower()):
+        if _TRACE_ID.fullmatch(candidate):
+            return candidate
+    return ""
+
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+_FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SIZES = (1, 2, 4, 8, 16, 32)
+
+# name: (kind, what it counts, labels, buckets)
+METRICS: dict[str, tuple[str, str, tuple[str, ...], tuple[float, ...]]] = {
+    "requests_total": ("counter", "Requests answered", ("endpoint", "model", "status", "code"), ()),
+    "request_seconds": ("histogram", "Time to the end of the answer", ("endpoint",), _SECONDS),
+    "first_text_seconds": ("histogram", "Time to the first text", ("endpoint",), _SECONDS),
+    "queue_seconds": ("histogram", "Longest wait of a request's windows for the engine", ("model",), _SECONDS),
+    "real_time_factor": ("histogram", "Seconds of work per second of audio", ("model",), _FACTORS),
+    "batch_windows": ("histogram", "Windows decoded together, mean of a request", ("model",), _SIZES),
+    "upload_bytes_total": ("counter", "Bytes of request bodies", ("endpoint",), ()),
+    "audio_seconds_total": ("counter", "Audio of requests that were accepted", ("model",), ()),
+    "windows_total": ("counter", "Windows decoded", ("model",), ()),
+    "audio_decode_seconds_total": ("counter", "Time spent on turning bytes into samples", ("model",), ()),
+    "encode_seconds_total": ("counter", "Engine time spent in the encoder", ("model",), ()),
+    "decode_seconds_total": ("counter", "Engine time spent in the decoder", ("model",), ()),
+    "fallbacks_total": ("counter", "Windows decoded again at a higher temperature", ("model",), ()),
+    "warnings_total": ("counter", "Notices in answers that succeeded", ("code",), ()),
+    "requests_in_flight": ("gauge", "Requests being answered", (), ()),
+    "audio_seconds_in_flight": ("gauge", "Accepted audio not yet transcribed", (), ()),
+    "upload_bytes_in_memory": ("gauge", "Room reserved for uploads", (), ()),
+    "ready": ("gauge", "1 while the last readiness check succeeded", (), ()),
+}
+PREFIX = "tickertape_"
+
+
+class Metrics:
+    """The counters of one application, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._gauges: dict[str, Gauge] = {}
+        for name, (kind, text, labels, buckets) in METRICS.items():
+            if kind == "counter":
+                self._counters[name] = Counter(PREFIX + name, text, labels, registry=self._registry)
+            elif kind == "gauge":
+                self._gauges[name] = Gauge(PREFIX + name, text, labels, registry=self._registry)
+            else:
+                self._histograms[name] = Histogram(
+                    PREFIX + name, text, labels, registry=self._registry, buckets=buckets
+                )
+
+    def gauge(self, name: str, value: float) -> None:
+        """Set a gauge of the table."""
+        self._gauges[name].set(value)
+
+    def observe(self, timings: Timings) -> None:
+        """Count one finished request."""
+        endpoint, model = timings.endpoint, timings.model
+        self._counters["requests_total"].labels(endpoint, model, str(timings.status), timings.code).inc()
+        self._histograms["request_seconds"].labels(endpoint).observe(timings.total)
+        self._add("upload_bytes_total", endpoint, timings.request_bytes)
+        if timings.first_text:
+            self._histograms["first_text_seconds"].labels(endpoint).observe(timings.first_text)
+        for code in timings.warnings:
+            self._counters["warnings_total"].labels(code).inc()
+        self._add("audio_seconds_total", model, timings.audio_seconds)
+        self._add("audio_decode_seconds_total", model, timings.decode_audio)
+        if timings.windows:
+            self._observe_windows(timings)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def _observe_windows(self, timings: Timings) -> None:
+        model = timings.model
+        self._histograms["queue_seconds"].labels(model).observe(timings.queue)
+        self._histograms["batch_windows"].labels(model).observe(timings.batch_size)
+        if timings.status < 400:
+            self._histograms["real_time_factor"].labels(model).observe(timings.real_time_factor)
+        self._add("windows_total", model, timings.windows)
+        self._add("encode_seconds_total", model, timings.encode)
+        self._add("decode_seconds_total", model, timings.decode)
+        self._add("fallbacks_total", model, timings.fallbacks)
+
+    def _add(self, name: str, label: str, amount: float) -> None:
+        if amount:
+            self._counters[name].labels(label).inc(amount)
+
+
+def reference() -> str:
+    """`docs/reference/metrics.md`, which a test compares with the file."""
+    rows = [
+        f"| `{PREFIX}{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |"
+        for name, (kind, text, labels, _) in METRICS.items()
+    ]
+    return "\n".join([_REFERENCE_HEAD, "| name | kind | labels | what it counts |", "|---|---|---|---|", *rows, ""])
+
+
+_REFERENCE_HEAD = """# Metrics and log lines
+
+<!-- Generated by tickertape.telemetry.reference(); a test fails when it is out of date. -->
+
+Every request ends as one line of JSON on standard output, with the fields that Google Cloud Logging knows (`severity`,
+`time`, `message`, `httpRequest` and, with `project` set, `logging.googleapis.com/trace`) and those of
+`tickertape.telemetry.Timings` that are not empty. The `Server-Timing` header of the answer carries `read`, `audio`,
+`queue`, `encode`, `decode` and `total` in milliseconds, as far as they are known when the answer begins. Neither holds
+audio, text, prompts, file names, headers or raw paths.
+
+`GET /metrics` answers in Prometheus' text format. `endpoint` is a route's template, `model` the name of a loaded model
+and `code` one of the documented codes, so a client cannot add series. The page's visitors are not counted here.
+"""

@@ -1,0 +1,328 @@
+"""One request for text, from its headers to the last byte of its answer; and what all such requests share.
+
+What a request costs is counted before it costs anything. Audio is decoded in threads of our own, windows in the engine,
+nothing of length in the event loop. When the client leaves or its time is up, whatever is under way is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tickertape import audio, failures, formats, forms, orders
+from tickertape.admission import Admission, Door, Hold, Reservation, UploadRoom
+from tickertape.errors import DeadlineExceeded, ShuttingDown, TickertapeError
+from tickertape.events import Stream
+from tickertape.failures import ClientGone, SlowBody, UnsupportedEncoding
+from tickertape.forms import Form
+from tickertape.frame import Emit, Receive, Send, event_line, record_of, to_stdout
+from tickertape.keys import Key, Keyring, Meter
+from tickertape.orders import Order
+from tickertape.pipeline import Model, Update
+from tickertape.readiness import Readiness
+from tickertape.replays import Answer, Replays
+from tickertape.settings import Settings
+from tickertape.telemetry import Metrics
+from tickertape.types import SAMPLE_RATE, Audio, Decoded, Segment, Task, Transcript
+
+T = TypeVar("T")
+
+
+class Service:
+    """What the routes share: the models, the room, the keys, the counters."""
+
+    def __init__(self, models: Mapping[str, Model], settings: Settings, *, emit: Emit = to_stdout) -> None:
+        self.models = dict(models)
+        self.settings = settings
+        self.emit = emit
+        self.metrics = Metrics()
+        self.door = Door()
+        self.admission = Admission(settings.audio_seconds_in_flight)
+        self.uploads = UploadRoom(settings.upload_room, patience=settings.body_timeout)
+        self.keyring = Keyring(settings.keys_file, on_problem=lambda problem: emit(event_line("WARNING", problem)))
+        self.meter = Meter()
+        self.replays = Replays(settings.remember_seconds)
+        self.readiness = Readiness(self.models, timeout=settings.probe_timeout)
+        self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="audio")
+
+    async def drain(self, grace: float | None = None) -> bool:
+        """Turn readiness red and refuse new work at once; wait for accepted requests. Whether all of them finished."""
+        self.door.close()
+        return await self.door.emptied(self.settings.grace_seconds if grace is None else grace)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def authenticate(self, request: Request) -> Key | None:
+        """The caller's key. Raises `Unauthorized`."""
+        headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
+        key = self.keyring.authenticate(headers)
+        if key is not None:
+            record_of(request).note(key_id=key.id)
+        return key
+
+    async def ready(self) -> None:
+        """Raises `ShuttingDown` or `NotReady`."""
+        self.metrics.gauge("ready", 0)
+        if not self.door.open:
+            raise ShuttingDown("The service is shutting down.")
+        await self.readiness.check()
+        self.metrics.gauge("ready", 1)
+
+    def scrape(self) -> bytes:
+        """The metrics, as of now."""
+        self.metrics.gauge("requests_in_flight", self.door.inside)
+        self.metrics.gauge("audio_seconds_in_flight", self.admission.in_flight)
+        self.metrics.gauge("upload_bytes_in_memory", self.uploads.taken)
+        return self.metrics.render()
+
+    async def decode_audio(self, form: forms.Form, order: Order) -> Audio:
+        """The upload's samples, decoded in a thread of our own; its bytes are let go. Raises `AudioError`."""
+        settings = self.settings
+        limits = audio.Limits(
+            max_bytes=settings.body_limit,
+            max_seconds=settings.max_audio_seconds,
+            max_channels=settings.max_channels,
+        )
+        assert form.file is not None  # noqa: S101 - `orders.understand` has seen it
+        decode = partial(
+            audio.decode,
+            form.file,
+            channels=order.channels,
+            limits=limits,
+            track=order.track,
+            audio_format=order.audio_format,
+        )
+        decoded = await asyncio.get_running_loop().run_in_executor(self._threads, decode)
+        form.file = None
+        return replace(decoded, notices=order.notices + decoded.notices)
+
+
+class Visit:
+    """One request on its way through the service: `await visit.answer()`."""
+
+    def __init__(self, service: Service, request: Request, task: Task, receive: Receive, send: Send) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._request = request
+        self._record = record_of(request)
+        self._task: Task = task
+        self._receive = receive
+        self._send = send
+        self._deadline = time.time() + service.settings.request_timeout
+        self._batches = 0.0  # sum over the windows of their batches' sizes
+
+    async def answer(self) -> None:
+        """Do it all. Raises `TickertapeError` as long as the answer has not begun."""
+        self._record.note(task=self._task)
+        key = self._service.authenticate(self._request)
+        with ExitStack() as inside:
+            inside.enter_context(self._service.door.enter())
+            boundary = self._check_headers()
+            self._meter(key, inside)
+            hold = inside.enter_context(self._service.admission.enter())
+            room = inside.enter_context(await self._service.uploads.reserve(self._expected_bytes()))
+            form = await self._read(boundary)
+            order = orders.understand(form, self._task, self._service.models, beam_size=self._settings.beam_size)
+            self._record.note(model=order.model.name, response_format=order.response_format, stream=order.stream)
+            updates = partial(self._updates, form, order, hold, room)
+            if order.stream:
+                await self._stream(order, updates())
+                return
+            answer = await self._attended(self._once(key, form, partial(self._whole, order, updates)))
+            await Response(answer.body, media_type=answer.media_type)(self._request.scope, self._receive, self._send)
+
+    def _check_headers(self) -> bytes:
+        """The form's boundary. Raises for what need not be read to be refused."""
+        headers = self._request.headers
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedEncoding("Send the form as it is, without Content-Encoding.")
+        limit = self._settings.body_limit
+        return forms.check_headers(headers.get("content-type", ""), headers.get("content-length", ""), limit)
+
+    def _expected_bytes(self) -> int:
+        """What the upload declares, or else the most it may have."""
+        declared = self._request.headers.get("content-length", "")
+        return int(declared) if declared.isascii() and declared.isdigit() else forms.body_cap(self._settings.body_limit)
+
+    def _meter(self, key: Key | None, inside: ExitStack) -> None:
+        """Count the request against its key. Raises `RateLimited`."""
+        allowance = self._service.meter.take(key)
+        if allowance is not None:
+            self._record.headers.update(allowance.headers)
+        inside.enter_context(self._service.meter.running(key))
+
+    async def _read(self, boundary: bytes) -> Form:
+        """The form; reading it counts against the request's time, too."""
+        settings = self._settings
+        reading = forms.read_form(
+            self._receive,
+            boundary,
+            known=orders.known(self._task),
+            limit=settings.body_limit,
+            timeout=settings.body_timeout,
+        )
+        try:
+            with anyio.fail_after(settings.request_timeout):
+                form = await reading
+        except TimeoutError as error:
+            raise SlowBody("The upload took too long.") from error
+        self._record.note(read=self._record.elapsed)
+        return form
+
+    async def _once(self, key: Key | None, form: Form, compute: Any) -> Answer:
+        """Compute the answer, or find it under the client's `Idempotency-Key`."""
+        given = self._request.headers.get("idempotency-key")
+        if not given:
+            return await compute()  # type: ignore[no-any-return]
+        fingerprint = await asyncio.to_thread(orders.digest, form, self._task)
+        return await self._service.replays.get((key.id if key else "", given[:256], fingerprint), compute)
+
+    async def _whole(self, order: Order, updates: Any) -> Answer:
+        """The answer that comes in one piece."""
+        transcript: Transcript | None = None
+        async with aclosing(updates()) as news:
+            async for update in news:
+                transcript = update.transcript or transcript
+        assert transcript is not None  # noqa: S101 - the pipeline's last update carries it
+        return render(order, transcript)
+
+    async def _stream(self, order: Order, updates: AsyncGenerator[Update, None]) -> None:
+        """The answer as events. An error before the first of them is an ordinary one, afterwards an event."""
+        stream = Stream(self._send, heartbeat=self._settings.heartbeat)
+        try:
+            await self._attended(_tell(stream, order, updates))
+        except TickertapeError as error:
+            if not stream.begun:
+                raise
+            self._record.note(status=failures.status(error), code=error.code)
+            if not isinstance(error, ClientGone):
+                await stream.fail(error)
+
+    async def _updates(self, form: Form, order: Order, hold: Hold, room: Reservation) -> AsyncGenerator[Update, None]:
+        """Decode, transcribe, and keep the books."""
+        before = self._record.elapsed
+        decoded = await self._service.decode_audio(form, order)
+        room.release()
+        channels = decoded.samples.shape[0]
+        self._record.note(decode_audio=self._record.elapsed - before, audio_seconds=decoded.seconds, channels=channels)
+        hold.resize(decoded.seconds * channels)
+        options = replace(order.options, deadline=self._deadline)
+        done = 0
+        async with aclosing(_generator(order.model.transcribe(decoded, options, vad=order.vad))) as news:
+            async for update in news:
+                hold.progress((update.done - done) / SAMPLE_RATE)
+                done = max(done, update.done)
+                self._note(update, order.model)
+                yield update
+
+    def _note(self, update: Update, model: Model) -> None:
+        """What one more window has cost."""
+        past = self._record.timings
+        if update.decoded is not None:
+            self._service.readiness.alive(model.name)
+            self._record.note(**self._costs(update.decoded))
+        if update.segments and not past.first_text:
+            self._record.note(first_text=self._record.elapsed)
+        if update.transcript is not None:
+            self._record.note(warnings=tuple(notice.code for notice in update.transcript.notices))
+
+    def _costs(self, decoded: Decoded) -> dict[str, Any]:
+        past = self._record.timings
+        self._batches += decoded.batch_size
+        return {
+            "windows": past.windows + 1,
+            "batch_size": self._batches / (past.windows + 1),
+            "fallbacks": past.fallbacks + decoded.attempts - 1,
+            "queue": max(past.queue, decoded.queue_seconds),
+            "encode": past.encode + decoded.encode_seconds / decoded.batch_size,
+            "decode": past.decode + decoded.decode_seconds / decoded.batch_size,
+        }
+
+    async def _attended(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work as long as the client is there and its time is not up.
+
+        Raises `ClientGone` or `DeadlineExceeded`; the work is cancelled then, and has ended.
+        """
+        working = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(_disconnected(self._receive))
+        remaining = max(0.0, self._deadline - time.time())
+        try:
+            done, _ = await asyncio.wait({working, leaving}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            if working in done:
+                return working.result()
+            raise ClientGone("The client left.") if done else DeadlineExceeded("The request took too long.")
+        finally:
+            working.cancel()
+            leaving.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+def render(order: Order, transcript: Transcript) -> Answer:
+    """The body that was asked for."""
+    if order.response_format == "json":
+        body = formats.json_object(transcript)
+        if order.options.logprobs:
+            body["logprobs"] = logprobs(transcript.segments)
+        return Answer(_dump(body), "application/json")
+    if order.response_format == "verbose_json":
+        whole = formats.verbose_object(transcript, segments=order.segments, words=order.words)
+        return Answer(_dump(whole), "application/json")
+    text = formats.FORMATS[order.response_format](transcript)
+    return Answer(text.encode(), "text/plain; charset=utf-8")
+
+
+def logprobs(segments: tuple[Segment, ...]) -> list[dict[str, Any]]:
+    """OpenAI's `logprobs`: token, bytes and log probability of every token whose probability is known."""
+    return [
+        {"token": data.decode(errors="replace"), "bytes": list(data), "logprob": round(probability, 6)}
+        for segment in segments
+        for data, probability in zip(segment.token_bytes, segment.token_logprobs, strict=True)
+    ]
+
+
+async def _tell(stream: Stream, order: Order, updates: AsyncGenerator[Update, None]) -> None:
+    """Each final segment as an event, then everything."""
+    previous: Segment | None = None
+    async with aclosing(updates), aclosing(stream.paced(updates)) as news:
+        async for update in news:
+            for segment in update.segments:
+                await stream.send(formats.delta_event(segment, previous))
+                previous = segment
+            if update.transcript is not None:
+                done = formats.done_event(update.transcript)
+                if order.options.logprobs:
+                    done["logprobs"] = logprobs(update.transcript.segments)
+                await stream.send(done)
+    await stream.end()
+
+
+async def _generator(updates: Any) -> AsyncGenerator[Update, None]:
+    """The pipeline's iterator, closed with us: what is still waiting in the engine's queue is dropped."""
+    try:
+        async for update in updates:
+            yield update
+    finally:
+        await updates.aclose()
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _dump(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
