@@ -56,12 +56,19 @@ def model_path() -> Path:
 class SpeechDetector:
     """Finds speech. One instance serves many threads at once; the interpreter lock is free while the model runs."""
 
-    def __init__(self, *, threads: int = 1) -> None:
-        """Load and compile the model for `threads` threads a call. Raises `IncompleteCheckpoint` without the model."""
+    def __init__(self, *, threads: int = 1, streams: int = 1) -> None:
+        """Load the model for `streams` calls at a time, each on `threads` threads; further calls wait their turn.
+
+        Raises `IncompleteCheckpoint` where the model is missing.
+        """
         import openvino
 
         core = openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",  # bf16 is 1.5 times as fast, but moves probabilities by up to 0.005
+            "INFERENCE_NUM_THREADS": threads * streams,
+            "NUM_STREAMS": streams,
+        }
         self._model: Any = core.compile_model(core.read_model(model_path()), "CPU", settings)
 
     def detect(self, samples: Samples, dials: Detection = Detection()) -> list[Span]:
