@@ -18,7 +18,7 @@ FLOORS = (
     ("machine", "windows", "assemble", "cues", "formats", "features", "words", "telemetry", "settings"),
     ("headers", "audio", "vad", "weights", "convert", "encoder", "sources", "checkpoints", "tokens", "engine"),
     ("pipeline", "local"),
-    ("contract", "failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders",
+    ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
      "visits", "api", "transcriber", "ui"),
     ("serving",),
     ("progress", "outputs", "cli", "__init__", "__main__"),

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -66,7 +68,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, **contract.cors(settings.cors_origins))
     quiet = settings.log_level in {"warning", "error"}
     app.add_middleware(Frame, metrics=service.metrics, emit=emit, project=settings.project, quiet=quiet)
-    app.openapi = partial(contract.document, app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
@@ -132,6 +134,14 @@ def _add_operation(app: FastAPI, service: Service) -> None:
     app.add_api_route("/version", show_version, methods=["GET"], **contract.VERSION)
     if service.settings.docs:
         app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        app.openapi_schema = contract.complete(made)
+    return app.openapi_schema
 
 
 @asynccontextmanager

@@ -11,9 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
-
 from tickertape import errors, failures
 from tickertape.errors import TickertapeError
 from tickertape.orders import CODES, FIELDS, Field, known
@@ -69,18 +66,15 @@ def form_schema(task: Task) -> Json:
     }
 
 
-def document(app: FastAPI) -> Json:
-    """The OpenAPI document; without the 422 that the framework declares and this service never gives."""
-    if app.openapi_schema is None:
-        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        for path in made["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        components = made.setdefault("components", {})
-        components["schemas"] = {"Error": _ERROR, "Model": _MODEL}
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        app.openapi_schema = made
-    return app.openapi_schema
+def complete(document: Json) -> Json:
+    """The framework's OpenAPI document, without the 422 that this service never gives, and with what it lacks."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    components = document.setdefault("components", {})
+    components["schemas"] = {"Error": _ERROR, "Model": _MODEL}
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document
 
 
 def page(document: Mapping[str, Any]) -> str:
