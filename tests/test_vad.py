@@ -189,7 +189,7 @@ probabilities = st.lists(st.sampled_from([0.0, 0.34, 0.36, 0.5, 0.6, 1.0]), max_
 
 @given(probabilities, st.integers(0, 600), st.integers(0, 600), st.integers(0, 600))
 def test_spans_are_in_order_and_apart(values: list[float], speech: int, pause: int, pad: int) -> None:
-    """Whatever the dials: spans follow one another, inside the recording, and hold every loud frame unless too short."""
+    """Whatever the dials: spans follow one another inside the recording and hold every loud frame unless too short."""
     dials = Detection(min_speech_ms=speech, doubtful_ms=0, min_silence_ms=pause, speech_pad_ms=pad)
     length = len(values) * FRAME
     bare = list(vad._spans(iter([np.array(values, np.float32)]), length, dials))
