@@ -2,8 +2,8 @@
 
     folder = make_checkpoint(tmp_path / "tiny", "tiny", dtype="float16", shards=2)
 
-Shapes are Whisper's true ones; `width`, `heads` and `encoder_layers` make the big ones affordable. The vocabulary is the
-true one where the `openai-whisper` package is installed (its `assets/*.tiktoken`), else an invented one of the same
+Shapes are Whisper's true ones; `width`, `heads` and `encoder_layers` make the big ones affordable. The vocabulary is
+the true one where the `openai-whisper` package is installed (its `assets/*.tiktoken`), else an invented one of the same
 size with every special token at its true id, which the `micro` shapes always use.
 """
 
@@ -24,11 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-LANGUAGES = (  # openai/whisper tokenizer.py, in its order, which is the order of the ids; `yue` came with large-v3
-    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml cy "
-    "sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am yi lo "
-    "uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su yue"
-).split()
+# openai/whisper tokenizer.py, in its order, which is the order of the ids; `yue` came with large-v3
+_CODES = """
+    en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur
+    hr bg lt la mi ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si
+    km sn yo so af oc ka be tg sd gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha
+    ba jw su yue
+"""
+LANGUAGES = tuple(_CODES.split())
 TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 0.02 s
 POSITIONS = 1500  # encoder positions in 30 s
 TEXT_CONTEXT = 448  # decoder positions
@@ -67,8 +70,8 @@ SHAPES = {
 }
 
 
-def make_checkpoint(folder: Path, shape: str | Shape = "micro", *, dtype: str = "float32", shards: int = 1, seed: int = 0,
-                    slow_tokenizer: bool = False, true_vocabulary: bool | None = None,
+def make_checkpoint(folder: Path, shape: str | Shape = "micro", *, dtype: str = "float32", shards: int = 1,
+                    seed: int = 0, slow_tokenizer: bool = False, true_vocabulary: bool | None = None,
                     config: Mapping[str, Any] | None = None, **changes: Any) -> Path:  # fmt: skip
     """Write a checkpoint into `folder` and return the folder.
 
@@ -85,10 +88,7 @@ def make_checkpoint(folder: Path, shape: str | Shape = "micro", *, dtype: str = 
     n_vocab = tokenizer.get_vocab_size(with_added_tokens=True)
     _write_json(folder / "config.json", model_config(shape, n_vocab, dtype) | dict(config or {}))
     _write_json(folder / "generation_config.json", generation_config(shape, tokenizer))
-    _write_json(folder / "preprocessor_config.json", {"feature_size": shape.n_mels, "sampling_rate": 16000, "n_fft": 400,
-                                                      "hop_length": 160, "chunk_length": 30,
-                                                      "feature_extractor_type": "WhisperFeatureExtractor",
-                                                      "processor_class": "WhisperProcessor"})  # fmt: skip
+    _write_json(folder / "preprocessor_config.json", feature_config(shape))
     (_save_slow_tokenizer if slow_tokenizer else _save_tokenizer)(tokenizer, folder)
     save_weights(folder, random_weights(shape, n_vocab, seed), dtype, shards)
     return folder
@@ -100,8 +100,10 @@ def model_config(shape: Shape, n_vocab: int, dtype: str = "float32") -> dict[str
     return {
         "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "is_encoder_decoder": True,
         "activation_function": "gelu", "d_model": shape.width, "num_hidden_layers": shape.encoder_layers,
-        "encoder_layers": shape.encoder_layers, "encoder_attention_heads": shape.heads, "encoder_ffn_dim": 4 * shape.width,
-        "decoder_layers": shape.decoder_layers, "decoder_attention_heads": shape.heads, "decoder_ffn_dim": 4 * shape.width,
+        "encoder_layers": shape.encoder_layers, "encoder_attention_heads": shape.heads,
+        "encoder_ffn_dim": 4 * shape.width, "decoder_layers": shape.decoder_layers,
+        "decoder_attention_heads": shape.heads,
+        "decoder_ffn_dim": 4 * shape.width,
         "num_mel_bins": shape.n_mels, "max_source_positions": POSITIONS, "max_target_positions": TEXT_CONTEXT,
         "vocab_size": n_vocab, "scale_embedding": False, "decoder_start_token_id": first, "bos_token_id": first - 1,
         "eos_token_id": first - 1, "pad_token_id": first - 1, "tie_word_embeddings": True, "torch_dtype": dtype,
@@ -109,33 +111,40 @@ def model_config(shape: Shape, n_vocab: int, dtype: str = "float32") -> dict[str
     }  # fmt: skip
 
 
+def feature_config(shape: Shape) -> dict[str, Any]:
+    """What Hugging Face writes into preprocessor_config.json."""
+    return {"feature_size": shape.n_mels, "sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "chunk_length": 30,
+            "feature_extractor_type": "WhisperFeatureExtractor", "processor_class": "WhisperProcessor"}  # fmt: skip
+
+
 def generation_config(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
     """What Hugging Face writes into generation_config.json."""
-    ids = {token: tokenizer.token_to_id(token) for token in special_tokens(100)}
+    ids = {token: tokenizer.token_to_id(token) for token in [*special_tokens(100), "<|nocaptions|>"]}
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     layers = range(shape.decoder_layers // 2, shape.decoder_layers)
     heads = [[layer, head] for layer in layers for head in range(0, shape.heads, 2)]
     after = [ids[t] for t in ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>")]
+    silence = next(ids[t] for t in ("<|nospeech|>", "<|nocaptions|>") if ids.get(t) is not None)
     common = {
         "alignment_heads": heads, "begin_suppress_tokens": [tokenizer.token_to_id("Ġ"), end], "bos_token_id": end,
         "decoder_start_token_id": start, "eos_token_id": end, "is_multilingual": shape.is_multilingual,
         "max_initial_timestamp_index": 50, "max_length": TEXT_CONTEXT,
         "no_timestamps_token_id": ids["<|notimestamps|>"], "pad_token_id": end, "prev_sot_token_id": after[3],
-        "return_timestamps": False, "suppress_tokens": [*non_speech_tokens(tokenizer), start, *sorted(after)],
+        "return_timestamps": False, "suppress_tokens": [*non_speech_tokens(tokenizer), start, *sorted(after), silence],
     }  # fmt: skip
     if not shape.is_multilingual:
         return common
     languages = [f"<|{code}|>" for code in LANGUAGES if ids.get(f"<|{code}|>") is not None]
-    return common | {"lang_to_id": {token: ids[token] for token in languages},
-                     "task_to_id": {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]}}  # fmt: skip
+    return common | {
+        "lang_to_id": {token: ids[token] for token in languages},
+        "task_to_id": {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+    }
 
 
 def non_speech_tokens(tokenizer: Tokenizer) -> list[int]:
     """Tokens of brackets, notes and the like, never spoken: openai/whisper tokenizer.py, `non_speech_tokens`."""
-    symbols = [
-        *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-        *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split(),
-    ]
+    pairs = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
+    symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *pairs.split()]
     found = {tokenizer.encode(text, add_special_tokens=False).ids[0] for text in (" -", " '")}
     for symbol, text in itertools.product(symbols + list("♩♪♫♬♭♮♯"), ("{}", " {}")):
         ids = tokenizer.encode(text.format(symbol), add_special_tokens=False).ids
@@ -148,7 +157,7 @@ def non_speech_tokens(tokenizer: Tokenizer) -> list[int]:
 
 
 def random_weights(shape: Shape, n_vocab: int, seed: int = 0) -> dict[str, Array]:
-    """Every tensor of the Hugging Face layout, float32, scaled so that greedy decoding wanders through the vocabulary."""
+    """Every tensor of the Hugging Face layout, float32, scaled so that greedy decoding wanders."""
     random, width = np.random.default_rng(seed), shape.width
 
     def normal(*size: int, std: float) -> Array:
@@ -304,8 +313,10 @@ def _save_slow_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
     _write_json(folder / "added_tokens.json", {token["content"]: token["id"] for token in state["added_tokens"]})
     specials = [token["content"] for token in state["added_tokens"] if token["special"]]
-    _write_json(folder / "special_tokens_map.json", {"additional_special_tokens": specials, "bos_token": "<|endoftext|>",
-                                                     "eos_token": "<|endoftext|>"})  # fmt: skip
+    _write_json(
+        folder / "special_tokens_map.json",
+        {"additional_special_tokens": specials, "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+    )
 
 
 def _text_tokens(kind: str) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -4,9 +4,10 @@
     prepared.folder, prepared.encoder, prepared.dimensions.n_mels
 
 The folder's name is the digest of the source files, the storage type and the converter's version. It is written under
-another name and renamed, so that it is whole or absent; a lock keeps two processes from doing the same work; its manifest
-holds size and SHA-256 of every file, and all are checked at every load (about a second per 1.5 GB and core, beside which
-opening the model takes longer). That guards against damage and half copies, not against somebody who may write to the cache.
+another name and renamed, so that it is whole or absent; a lock keeps two processes from doing the same work; its
+manifest holds size and SHA-256 of every file, and all are checked at every load, large models included: that takes
+about a second for 2 GB, and opening such a model takes longer. It guards against damage and half copies, not against
+somebody who may write to the cache.
 
 Hashing a large source at every start would be slow: an index remembers the hash of a source file for as long as its
 size, inode, modification and change times stay the same.
@@ -92,12 +93,12 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
             offline: bool = False, token: str | None = None, progress: Progress | None = None) -> Prepared:  # fmt: skip
     """Resolve MODEL, convert it unless that was done before, verify the result and describe it.
 
-    MODEL is a Hugging Face folder, a hub id with optional `@revision`, a LoRA adapter's folder (`base` overrides the base
-    it names), a CTranslate2 folder, which is used as it is, or a folder made here. `token` is the hub's.
+    MODEL is a Hugging Face folder, a hub id with optional `@revision`, a LoRA adapter's folder (`base` overrides
+    the base it names), a CTranslate2 folder, which is used as it is, or a folder made here. `token` is the hub's.
     Raises `CheckpointError`s, and `OptionError` for an unknown `compute_type`.
     """
     convert.check_compute_type(compute_type)
-    report = progress or (lambda fraction, what: None)
+    report = progress or _report_nothing
     report(0.0, "looking for the checkpoint")
     folder = sources.locate(model, offline=offline, token=token)
     if (folder / MANIFEST).is_file():
@@ -145,8 +146,10 @@ def describe_ctranslate2(folder: Path) -> Prepared:
     """Describe a CTranslate2 Whisper model, which is used as it is and encodes by itself."""
     missing = [name for name in CTRANSLATE2_FILES if not (folder / name).is_file()]
     if missing:
-        raise IncompleteCheckpoint(f"the CTranslate2 model lacks {', '.join(missing)}; convert it again with --copy_files "
-                                   "tokenizer.json preprocessor_config.json")  # fmt: skip
+        raise IncompleteCheckpoint(
+            f"the CTranslate2 model lacks {', '.join(missing)}; "
+            "convert it again with --copy_files tokenizer.json preprocessor_config.json"
+        )
     config = sources.read_json(folder / "config.json")
     try:
         tokens = [str(token) for token in json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))]
@@ -156,7 +159,13 @@ def describe_ctranslate2(folder: Path) -> Prepared:
                 "begin_suppress_tokens": config.get("suppress_ids_begin"), **config}  # fmt: skip
     dimensions = convert.read_dimensions(folder / "model.bin")
     digest = hashlib.sha256("\n".join(_sha256(folder / name) for name in CTRANSLATE2_FILES).encode()).hexdigest()
-    return _describe(folder, folder.name, digest, "as is", dimensions, settings, tokens)
+    return _describe(
+        folder, name=folder.name, digest=digest, compute_type="as is", source=(dimensions, settings, tokens)
+    )
+
+
+def _report_nothing(_fraction: float, _what: str) -> None:
+    pass
 
 
 def _build_locked(source: sources.Source, target: Path, compute_type: str, report: Progress) -> Prepared:
@@ -189,9 +198,11 @@ def _build(source: sources.Source, folder: Path, digest: str, compute_type: str,
     tokens = convert.vocabulary(tokenizer.get_vocab(with_added_tokens=True), dimensions.n_vocab)
     report(0.1, "checking the weights")
     weights = source.weights()
-    prepared = _describe(folder, source.name, digest, compute_type, dimensions, settings, tokens)
+    prepared = _describe(
+        folder, name=source.name, digest=digest, compute_type=compute_type, source=(dimensions, settings, tokens)
+    )
     report(0.2, "converting the decoder")
-    convert.write_model(weights, dimensions, settings, tokens, folder, compute_type)
+    convert.write_model(folder, weights, dimensions, settings=settings, tokens=tokens, compute_type=compute_type)
     report(0.7, "converting the encoder")
     encoder.save(weights, dimensions, folder / ENCODER)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -203,9 +214,11 @@ def _build(source: sources.Source, folder: Path, digest: str, compute_type: str,
     return prepared
 
 
-def _describe(folder: Path, name: str, digest: str, compute_type: str, dimensions: Dimensions,
-              settings: Mapping[str, Any], tokens: list[str]) -> Prepared:  # fmt: skip
-    """Gather what the engine needs from the settings and the vocabulary."""
+def _describe(
+    folder: Path, *, name: str, digest: str, compute_type: str, source: tuple[Dimensions, Mapping[str, Any], list[str]]
+) -> Prepared:
+    """Gather what the engine needs from dimensions, settings and vocabulary, which are the `source`."""
+    dimensions, settings, tokens = source
     ids = {token: number for number, token in enumerate(tokens)}
     if "<|0.00|>" not in ids or "<|startoftranscript|>" not in ids:
         raise IncompleteCheckpoint(
@@ -245,8 +258,8 @@ def _to_json(prepared: Prepared) -> dict[str, Any]:
 def _from_json(folder: Path, values: Mapping[str, Any]) -> Prepared:
     heads = tuple((int(layer), int(head)) for layer, head in values["alignment_heads"])
     lists = {name: tuple(map(int, values[name])) for name in ("suppress_tokens", "begin_suppress_tokens")}
-    return Prepared(**{**values, "folder": folder, "dimensions": Dimensions(**values["dimensions"]), "alignment_heads": heads,
-                       **lists})  # fmt: skip
+    dimensions = Dimensions(**values["dimensions"])
+    return Prepared(**{**values, **lists, "folder": folder, "dimensions": dimensions, "alignment_heads": heads})
 
 
 # --- hashes

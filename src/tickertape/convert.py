@@ -1,6 +1,6 @@
 """A Hugging Face checkpoint's tensors to the files that CTranslate2 reads, without torch.
 
-    write_model(weights, dimensions, settings, tokens, folder, "int8")
+    write_model(folder, weights, dimensions, settings=settings, tokens=tokens, compute_type="int8")
 
 The reference is CTranslate2's own converter (ctranslate2/converters/transformers.py, WhisperLoader), which needs torch
 and transformers: for float32 and float16 checkpoints the files are the same byte for byte. From bfloat16 checkpoints
@@ -25,8 +25,15 @@ COMPUTE_TYPES = ("int8", "int8_float32", "int8_float16", "int16", "float16", "fl
 ENGLISH_END = 50_256  # <|endoftext|> of the English-only checkpoints
 
 
-def write_model(weights: Mapping[str, Array], dimensions: Dimensions, settings: Mapping[str, Any], tokens: Sequence[str],
-                folder: Path, compute_type: str) -> None:  # fmt: skip
+def write_model(
+    folder: Path,
+    weights: Mapping[str, Array],
+    dimensions: Dimensions,
+    *,
+    settings: Mapping[str, Any],
+    tokens: Sequence[str],
+    compute_type: str,
+) -> None:
     """Write model.bin, config.json and vocabulary.json into `folder`.
 
     `settings` is config.json overlaid with generation_config.json; `tokens` is the vocabulary in the order of its ids.
@@ -63,8 +70,12 @@ def decoding_config(dimensions: Dimensions, settings: Mapping[str, Any]) -> dict
     if heads is None:  # the last half of the layers, as the official converter has it
         layers = range(dimensions.decoder_layers // 2, dimensions.decoder_layers)
         heads = [list(pair) for pair in itertools.product(layers, range(dimensions.decoder_heads))]
-    return {"suppress_ids": settings.get("suppress_tokens"), "suppress_ids_begin": settings.get("begin_suppress_tokens"),
-            "alignment_heads": heads, "lang_ids": sorted(settings.get("lang_to_id", {}).values())}  # fmt: skip
+    return {
+        "suppress_ids": settings.get("suppress_tokens"),
+        "suppress_ids_begin": settings.get("begin_suppress_tokens"),
+        "alignment_heads": heads,
+        "lang_ids": sorted(settings.get("lang_to_id", {}).values()),
+    }
 
 
 def vocabulary(tokens: Mapping[str, int], size: int) -> list[str]:

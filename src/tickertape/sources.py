@@ -37,8 +37,8 @@ HUB_PATTERNS = (*SETTINGS_FILES, WEIGHTS, INDEX, "model-*-of-*.safetensors", ADA
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NEEDED_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
-OPENAI_SIZES = ("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large-v2", "large-v3",
-                "large-v3-turbo")  # fmt: skip
+OPENAI_SIZES = ("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en",
+                "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
 CONVERT_PICKLES = (
     'in a sandbox you trust, run python -c "from transformers import WhisperForConditionalGeneration as W; '
     "W.from_pretrained('MODEL').save_pretrained('MODEL')\" and use the folder it writes"
@@ -105,7 +105,7 @@ class Source:
         else:
             try:
                 tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # noqa: BLE001 - the library raises bare Exception for any damage
+            except Exception as error:  # the library raises bare Exception for any damage
                 raise CorruptCheckpoint("tokenizer.json is damaged; fetch or save it again") from error
         self._check_tokenizer(tokenizer)
         return tokenizer
@@ -129,14 +129,20 @@ class Source:
         vocab, merges = self.file("vocab.json"), self.file("merges.txt")
         if vocab is None or merges is None:
             raise IncompleteCheckpoint(
-                "the tokenizer is missing (tokenizer.json, or vocab.json and merges.txt); copy it from the model that was "
-                "tuned: another model's would write other words"
+                "the tokenizer is missing (tokenizer.json, or vocab.json and merges.txt); copy it from the model that "
+                "was tuned: another model's would write other words"
             )
-        lines = merges.read_text(encoding="utf-8").splitlines()
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        pairs = [
+            (left, right)
+            for line in lines
+            if not line.startswith("#version")
+            for left, _, right in [line.partition(" ")]
+            if right
+        ]
         try:
             tokenizer = Tokenizer(models.BPE(vocab=read_json(vocab), merges=pairs))
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for any damage
+        except Exception as error:  # the library raises bare Exception for any damage
             raise CorruptCheckpoint(
                 "vocab.json and merges.txt do not fit together; fetch or save them again"
             ) from error
@@ -217,8 +223,10 @@ def _download(name: str, revision: str | None, *, offline: bool, token: str | No
     except errors.RepositoryNotFoundError as error:
         raise CheckpointMissing("there is no such folder and no such hub model; private ones need a token") from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, errors.OfflineModeIsEnabled) as error:
-        raise CheckpointMissing("there is no such folder, and the hub cannot be reached to look for a model of that name; "
-                                "connect, or copy the model's folder here") from error  # fmt: skip
+        raise CheckpointMissing(
+            "there is no such folder, and the hub cannot be reached to look for a model of that name; "
+            "connect, or copy the model's folder here"
+        ) from error
     folder = Path(found)
     if not list(folder.glob("*.safetensors")) and not offline:
         files = list_repo_files(name, revision=revision, token=token)

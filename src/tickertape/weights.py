@@ -28,6 +28,8 @@ Array: TypeAlias = NDArray[Any]
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is the upper half of a float32
+NOT_PLAIN_LORA = ("use_dora", "fan_in_fan_out", "alpha_pattern", "lora_bias", "megatron_config", "target_parameters",
+                  "use_qalora", "layer_replication", "trainable_token_indices")  # fmt: skip
 ADAPTER_PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
@@ -57,10 +59,11 @@ class Dimensions:
             raise NotWhisper(
                 "config.json asks for another activation or scaled embeddings, which Whisper does not have"
             )
-        names = {"d_model": "d_model", "n_mels": "num_mel_bins", "n_vocab": "vocab_size", "encoder_layers": "encoder_layers",
-                 "encoder_heads": "encoder_attention_heads", "encoder_ffn": "encoder_ffn_dim",
-                 "decoder_layers": "decoder_layers", "decoder_heads": "decoder_attention_heads",
-                 "decoder_ffn": "decoder_ffn_dim", "max_source_positions": "max_source_positions",
+        names = {"d_model": "d_model", "n_mels": "num_mel_bins", "n_vocab": "vocab_size",
+                 "encoder_layers": "encoder_layers", "encoder_heads": "encoder_attention_heads",
+                 "encoder_ffn": "encoder_ffn_dim", "decoder_layers": "decoder_layers",
+                 "decoder_heads": "decoder_attention_heads", "decoder_ffn": "decoder_ffn_dim",
+                 "max_source_positions": "max_source_positions",
                  "max_target_positions": "max_target_positions"}  # fmt: skip
         missing = [key for key in names.values() if not isinstance(config.get(key), int)]
         if missing:
@@ -216,7 +219,8 @@ class Merged(Weights):
             return weight
         down, up = (part.astype(np.float32) for part in self._pairs[name])
         merged = weight.astype(np.float32) + np.float32(self._scales[name]) * (up @ down)
-        return merged.astype(weight.dtype)
+        result: Array = merged.astype(weight.dtype)
+        return result
 
 
 def merge_adapter(base: Weights, adapter: Weights, config: Mapping[str, Any]) -> Merged:
@@ -249,12 +253,13 @@ def merge_adapter(base: Weights, adapter: Weights, config: Mapping[str, Any]) ->
 
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:
-    odd = [key for key in ("use_dora", "fan_in_fan_out", "alpha_pattern", "lora_bias", "megatron_config", "target_parameters",
-                           "use_qalora", "layer_replication", "trainable_token_indices") if config.get(key)]  # fmt: skip
+    odd = [key for key in NOT_PLAIN_LORA if config.get(key)]
     if config.get("peft_type") != "LORA":
         odd.append("peft_type")
     if odd:
-        raise CheckpointError(f"this adapter is not plain LoRA ({', '.join(odd)}); merge it with PEFT's merge_and_unload() "
-                              "and use the merged model")  # fmt: skip
+        raise CheckpointError(
+            f"this adapter is not plain LoRA ({', '.join(odd)}); merge it with PEFT's merge_and_unload() "
+            "and use the merged model"
+        )
     if not isinstance(config.get("lora_alpha"), (int, float)):
         raise IncompleteCheckpoint("adapter_config.json lacks lora_alpha; save the adapter again")
