@@ -100,7 +100,8 @@ def _add_audio(output: Any, codec: str, rate: int, layout: str, bit_rate: int | 
 
 def _write_audio(output: Any, stream: Any, samples: Floats, source_rate: int, layout: str) -> None:
     context = stream.codec_context
-    context.open()
+    if not context.is_open:
+        context.open()
     form = context.format.name
     resampler = av.AudioResampler(form, layout, context.sample_rate, frame_size=context.frame_size or 1024)
     step, clock = source_rate, 0  # a second at a time
@@ -336,3 +337,60 @@ _MUTATIONS: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (
     _overwrite_head,
     _hole,
 )
+
+
+def _long(name: str, seconds: float, step: float = 10.0, bit_rate: int | None = None) -> bytes:
+    """Hours of near silence from the packets of `step` seconds, muxed again and again."""
+    container, codec, rate, extra = CODECS[name]
+    source = encode(
+        np.zeros(round(step * 16_000), np.float32),
+        container,
+        codec,
+        rate=rate,
+        bit_rate=bit_rate or extra.get("bit_rate"),
+    )
+    with av.open(io.BytesIO(source)) as given:
+        stream = given.streams.audio[0]
+        packets = [(bytes(packet), packet.duration) for packet in given.demux(stream) if packet.size][2:-2]
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format=container) as output:
+            copy = output.add_stream_from_template(stream)
+            clock = 0
+            while clock * stream.time_base < seconds:
+                for content, duration in packets:
+                    packet = av.Packet(content)
+                    packet.pts = packet.dts = clock
+                    packet.duration, packet.time_base, packet.stream = duration, stream.time_base, copy
+                    output.mux(packet)
+                    clock += duration
+    return buffer.getvalue()
+
+
+def _lying_m4a(seconds: float) -> bytes:
+    """An m4a of many hours whose time table says that each frame lasts one tick."""
+    data = bytearray(_long("m4a", seconds))
+    table = data.find(b"stts")
+    entries = int.from_bytes(data[table + 8 : table + 12], "big")
+    for entry in range(entries):
+        at = table + 16 + 8 * entry
+        data[at : at + 4] = (1).to_bytes(4, "big")
+    for box in (b"mvhd", b"tkhd", b"mdhd"):
+        at = data.find(box) + (24 if box == b"tkhd" else 20)
+        data[at : at + 4] = (1000).to_bytes(4, "big")
+    return bytes(data)
+
+
+# Files that stand for far more audio than their size suggests, over the default limit of four hours.
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "flac": lambda: _long("flac", 17_000, 60.0),
+    "m4a": lambda: _long("m4a", 17_000),
+    "m4a_lying": lambda: _lying_m4a(17_000),
+    "opus": lambda: _long("opus", 17_000),
+    "mp3": lambda: _long("mp3", 17_000, bit_rate=8000),
+    "adts": lambda: _long("adts", 17_000),
+    "amr": lambda: b"#!AMR\n" + b"\x7c" * 900_000,
+    "webm_live": lambda: _long("webm_live", 17_000),
+    "wav_1_hz": lambda: wav(np.zeros(7000, "<i2"), 1),
+    "wav_u8": lambda: wav(np.zeros(24_000_000, "u1"), 1500),
+    "adpcm": lambda: wav(np.zeros(24_000_000, "u1"), 8000, tag=0x11, bits=4, channels=1),
+}

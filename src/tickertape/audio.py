@@ -162,7 +162,7 @@ def _run(job: _Job, salvage: bool = False) -> _Result:
         sink = _Sink(job.limits, split=job.split, expected=declared)
         pump = _Pump(stream, sink)
         packets = _salvaged(job, container, stream) if salvage else _packets(container, stream, pump.damage)
-        pump.run(packets, look_ahead=lambda: _measure(job, stream.index))
+        pump.run(packets, look_ahead=lambda: _measure(job, stream.index, pump.decoded, sink.seconds))
     samples = sink.finish()
     heard = (samples.shape[1] - sink.silent) / SAMPLE_RATE
     bad = bool(sink.replaced) and sink.replaced == sink.seen
@@ -235,7 +235,7 @@ def _sized(file: BinaryIO, owned: bool, limits: Limits) -> _File:
         base = file.tell()
         size = file.seek(0, io.SEEK_END) - base
     else:  # a pipe: there is no way to know but to read
-        data = file.read(limits.max_bytes + 1)
+        data = b"".join(_chunks(file, limits.max_bytes + 1))
         if owned:
             file.close()
         file, base, size, owned = io.BytesIO(data), 0, len(data), True
@@ -244,6 +244,13 @@ def _sized(file: BinaryIO, owned: bool, limits: Limits) -> _File:
     if size <= 0:
         raise EmptyFile("The file is empty.")
     return _File(file, size, base, owned)
+
+
+def _chunks(file: BinaryIO, most: int) -> Iterator[bytes]:
+    """What a pipe gives, up to `most` bytes: it may give less than asked for at a time."""
+    while most > 0 and (chunk := file.read(min(most, 2**20))):
+        most -= len(chunk)
+        yield chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +416,10 @@ class _Pump:
 
     def _is_sound(self, packet: Any) -> bool:
         """Whether to decode the packet. Codecs without checksums leave other traces of damage, noted here."""
-        if packet.is_corrupt or (self._codec == "flac" and packet.pts is None and self._next is not None):
+        is_pcm = self._codec.startswith("pcm_")  # where a short last packet is only the end of the file
+        if (packet.is_corrupt and not is_pcm) or (
+            self._codec == "flac" and packet.pts is None and self._next is not None
+        ):
             self.damaged += 1  # FFmpeg's FLAC parser gives what it found around damage without a time
         if self._codec in PREFERRED_DECODERS:
             first = bytes(memoryview(packet)[:1])[0]  # RFC 4867 section 5.3: P FT FT FT FT Q P P
@@ -433,7 +443,8 @@ class _Pump:
             self._sink.add(frame)
             seconds += frame.samples / frame.sample_rate
         if packet is not None and self._next is not None:
-            self._next += packet.duration * self._tick if packet.duration else seconds
+            length = packet.duration * self._tick if packet.duration else seconds
+            self._next = self._next + length if length else None  # a first packet may be there to be skipped
 
 
 def _decoder(stream: Any) -> Any:
@@ -475,22 +486,25 @@ def _salvaged(job: _Job, container: Any, stream: Any) -> Iterator[Any]:
         yield packet
 
 
-def _measure(job: _Job, index: int) -> None:
+def _measure(job: _Job, index: int, packets: int, seconds: float) -> None:
     """Count the recording's packets without decoding them, and refuse it if they come to more than the limit.
 
-    Declared durations can lie, and decoding hours of silence to find out takes seconds and gigabytes.
+    Declared durations can lie, and decoding hours of silence to find out takes seconds and gigabytes. Durations of
+    packets can lie as well: what the first `packets` gave when decoded, `seconds`, tells how far to believe them.
     """
-    seconds = 0.0
+    count, stated, scale = 0, 0.0, 1.0
     with _demuxer(job) as container:
         stream = container.streams[index]
-        context = stream.codec_context
-        least = context.frame_size / context.sample_rate if context.sample_rate else 0.0
         tick = float(stream.time_base)
         for packet in _packets(container, stream, lambda: None):
-            seconds += max(least, (packet.duration or 0) * tick)
-            if seconds > job.limits.max_seconds:
+            count += 1
+            stated += (packet.duration or 0) * tick
+            if count == packets and stated < 0.5 * seconds:
+                stated = stated or packets * tick
+                scale = seconds / stated
+            if stated * scale > job.limits.max_seconds:
                 break
-    _check_length(seconds, job.limits)
+    _check_length(stated * scale, job.limits)
 
 
 _DTYPES = {
@@ -631,8 +645,9 @@ class _Sink:
             return
         if self._resampler is None:
             target = layout if self._rows == samples.shape[0] else f"{self._rows} channels"
-            self._resampler = av.AudioResampler("fltp", target, SAMPLE_RATE)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", layout)
+            self._resampler = av.AudioResampler("flt", target, SAMPLE_RATE)
+        packed = np.ascontiguousarray(samples.T).reshape(1, -1)  # PyAV miscounts the planes of eight planar channels
+        frame = av.AudioFrame.from_ndarray(packed, "flt", layout)
         frame.sample_rate = rate
         for out in self._resampler.resample(frame):
             self._write(_planes(out, np.float32))
@@ -654,10 +669,9 @@ class _Sink:
 
 def _planes(frame: Any, dtype: Any) -> NDArray[Any]:
     """A frame's samples, [channels, n], without copying where the layout allows."""
-    planes, count = frame.planes, frame.samples
-    if frame.format.is_planar and len(planes) > 1:
-        return np.stack([np.frombuffer(plane, dtype, count) for plane in planes])
-    width = 1 if frame.format.is_planar else frame.layout.nb_channels
+    planes, count, width = frame.planes, frame.samples, frame.layout.nb_channels
+    if frame.format.is_planar and width > 1:
+        return np.stack([np.frombuffer(plane, dtype, count) for plane in planes[:width]])
     packed: NDArray[Any] = np.frombuffer(planes[0], dtype, count * width)
     columns: NDArray[Any] = packed.reshape(count, width).T
     return columns

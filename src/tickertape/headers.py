@@ -5,7 +5,7 @@ file without its last page, an mp3 shorter than its Xing header says). `read_cla
 concerned and returns an empty claim for the rest. It is pure: bytes in, one value out, no exception for any input.
 
 Sources: RIFF/WAVE (Microsoft, 1991), the Xing/LAME and VBRI header descriptions, RFC 3533 (Ogg), RFC 7845 (Opus),
-RFC 9639 (FLAC), ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), the ASF specification.
+RFC 9639 (FLAC), Apple's Core Audio Format specification, ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), the ASF specification.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def read_claim(read: ReadAt, size: int) -> Claim:
             return _mp4(read, size)
         if head[:4] == b"\x1a\x45\xdf\xa3":
             return Claim("matroska", cut=_segment_end(head) > size or _last_cluster_end(read, size) > size)
+        if head[:4] == b"caff":
+            return Claim("caf", cut=_caf_end(read, size) > size)
         if head[:16] == _ASF_HEADER:
             return Claim("asf", protected=any(mark in head for mark in _ASF_PROTECTION))
         if head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
@@ -184,6 +186,20 @@ def _mp3(read: ReadAt) -> Claim:
         frames = int.from_bytes(frame[50:54], "big")
     samples = frames * (576 if lsf else 1152) - skipped
     return Claim("mp3", max(0, samples) / rate if frames else None)
+
+
+def _caf_end(read: ReadAt, size: int) -> int:
+    """Where a Core Audio file's last chunk should end; a size of -1 stands for the rest of the file."""
+    offset = 8
+    for _ in range(64):
+        header = read(offset, 12)
+        if len(header) < 12 or offset >= size:
+            break
+        length = int.from_bytes(header[4:], "big", signed=True)
+        if length < 0:
+            return 0
+        offset += 12 + length
+    return offset
 
 
 def _mp4(read: ReadAt, size: int) -> Claim:

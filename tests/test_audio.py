@@ -1,0 +1,618 @@
+"""Audio: every honest format decodes, nothing is lost silently, and nothing a stranger sends does any harm.
+
+Row numbers refer to the table of bad inputs that the project keeps; they are in the test ids.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+import numpy as np
+import pytest
+
+from tests import audio_factory as make
+from tickertape import errors
+from tickertape.audio import Limits, decode
+from tickertape.headers import Claim, read_claim
+from tickertape.types import SAMPLE_RATE, Audio
+
+RECORDINGS = Path(__file__).parents[2] / "shared" / "audio"
+ROOT = Path(__file__).parents[1]
+CONTAINERS = ["wav", "m4a_faststart", *make.CODECS]
+HOLED = ["mp3", "m4a", "adts", "amr", "opus", "vorbis", "webm", "flac", "webm_live", "mp4_fragmented", "wma"]
+
+
+def codes(audio: Audio) -> set[str]:
+    return {notice.code for notice in audio.notices}
+
+
+def heard(audio: Audio) -> float:
+    """Seconds that are not the silence put in place of lost audio."""
+    frames = audio.samples[0, : audio.length // 160 * 160].reshape(-1, 160)
+    return float((np.abs(frames).max(axis=1) > 0).sum()) / 100
+
+
+def assert_sound(audio: Audio) -> None:
+    """What every answer must be: float32, finite, within full scale, of the stated shape."""
+    assert audio.samples.dtype == np.float32
+    assert audio.samples.ndim == 2
+    assert bool(np.isfinite(audio.samples).all())
+    assert float(np.abs(audio.samples).max(initial=0.0)) <= 1.0
+
+
+# ---- honest recordings ----
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_honest_recordings_decode_whole_and_without_notice(name: str) -> None:
+    """Every accepted format gives its five seconds back, sounding like the original, with nothing to remark."""
+    audio = decode(make.recording(name, 5.0))
+    assert_sound(audio)
+    assert () == audio.notices
+    assert audio.seconds == pytest.approx(5.0, abs=0.13)  # encoders pad to whole frames
+    assert similarity(audio.samples[0], make.speech(5.0)) > 0.9
+
+
+def similarity(one: Any, other: Any) -> float:
+    """Correlation of two recordings' loudness over time, 1.0 for the same, at the best of shifts up to 0.1 s."""
+
+    def loudness(samples: Any) -> Any:
+        return np.sqrt(np.add.reduceat(np.asarray(samples, np.float64) ** 2, np.arange(0, len(samples), 160)))
+
+    a, b = loudness(one), loudness(other)
+    count = min(len(a), len(b)) - 20
+    return max(float(np.corrcoef(a[10 + shift :][:count], b[10:][:count])[0, 1]) for shift in range(-10, 10))
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "m4a", "opus", "webm", "flac", "amr", "mulaw", "caf", "adpcm_ms"])
+def test_short_recordings_raise_no_false_alarm(name: str) -> None:
+    """Half a second loses a codec's delay and no more: that is no truncation."""
+    audio = decode(make.recording(name, 0.5))
+    assert () == audio.notices
+    assert audio.seconds == pytest.approx(0.5, abs=0.1)
+
+
+def test_16_bit_wav_at_16_khz_is_exact() -> None:
+    """Samples that need no conversion are the file's integers divided by 32,768."""
+    integers = make.pcm16(make.speech(2.0))
+    expected = integers.astype(np.float32) / 32_768
+    assert bool(np.array_equal(expected, decode(make.wav(integers)).samples[0]))
+
+
+def test_split_keeps_the_channels_apart() -> None:
+    """Two speakers on two channels stay two rows, at the level they were recorded."""
+    left, right = make.speech(2.0, seed=1), make.speech(2.0, seed=2) * 0.1
+    audio = decode(make.wav(make.pcm16(np.stack([left, right], axis=1))), channels="split")
+    assert (2, 32_000) == audio.samples.shape
+    assert float(np.abs(audio.samples[0] - left).max()) < 1e-4
+    assert float(np.abs(audio.samples[1] - right).max()) < 1e-4
+
+
+@pytest.mark.parametrize("channels", [3, 5, 8])
+def test_many_channels_survive_resampling(channels: int) -> None:
+    """Up to eight channels are resampled each for itself, whatever their layout."""
+    rows = np.stack([make.speech(1.0, 44_100, seed) * (seed + 1) / 8 for seed in range(channels)])
+    audio = decode(make.wav(make.pcm16(rows.T), 44_100), channels="split")
+    assert (channels, 16_000) == audio.samples.shape
+    levels = np.abs(audio.samples).max(axis=1)
+    assert sorted(levels) == list(levels)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bytearray", "memoryview", "path", "str", "file", "pipe", "middle"])
+def test_every_kind_of_source_gives_the_same_samples(kind: str, tmp_path: Path) -> None:
+    """Bytes, paths, files and pipes are read alike; a file object is read from where it stands and stays open."""
+    data = make.recording("wav", 1.0)
+    path = tmp_path / "recording.m3u8"  # a misleading name is not believed
+    path.write_bytes(data)
+    middle = io.BytesIO(b"before" + data)
+    middle.seek(6)
+    sources: dict[str, Any] = {
+        "bytes": data,
+        "bytearray": bytearray(data),
+        "memoryview": memoryview(data),
+        "path": path,
+        "str": str(path),
+        "file": io.BytesIO(data),
+        "pipe": Pipe(data),
+        "middle": middle,
+    }
+    expected = decode(data).samples
+    assert bool(np.array_equal(expected, decode(sources[kind]).samples))
+    assert not (kind in {"file", "pipe", "middle"} and sources[kind].closed)
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that can only be read once, from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = data
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), len(self._rest), 4096)
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+@pytest.mark.skipif(not RECORDINGS.is_dir(), reason="the shared real recordings are not on this machine")
+@pytest.mark.parametrize(
+    ("name", "seconds", "channels"),
+    [("jfk.flac", 11.0, 2), ("multilingual.mp3", 59.9, 1), ("stereo_two_speakers.wav", 5.0, 2)],
+)
+def test_real_recordings_decode_without_notice(name: str, seconds: float, channels: int) -> None:
+    """Recordings of real people decode whole, mixed and split."""
+    audio = decode(RECORDINGS / name)
+    assert () == audio.notices
+    assert audio.seconds == pytest.approx(seconds, abs=0.1)
+    assert 1 == audio.samples.shape[0]
+    assert channels == decode(RECORDINGS / name, channels="split").samples.shape[0]
+
+
+# ---- the table of bad content: what is refused ----
+
+SECOND = make.speech(1.0)
+WAV = make.wav(make.pcm16(SECOND))
+HOUR = Limits(max_seconds=3600.0)
+KEY = "76a6c65c5ea762046bd749a2e632ccbb"
+
+
+def noise(count: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).bytes(count)
+
+
+def encrypted() -> bytes:
+    options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": KEY, "encryption_kid": KEY[::-1]}
+    return make.encode(SECOND, "mp4", "aac", options=options)
+
+
+def protected_wma() -> bytes:
+    data = make.recording("wma", 1.0)
+    mark = bytes.fromhex("fbb31122 23bdd211 b4b700a0 c955fc6e") + (26).to_bytes(8, "little") + bytes(2)
+    return data[:30] + mark + data[30:]
+
+
+REFUSED: list[tuple[str, Callable[[], bytes], type[errors.AudioError]]] = [
+    ("1-empty", lambda: b"", errors.EmptyFile),
+    ("2-one-byte", lambda: b"R", errors.InvalidAudio),
+    ("3-wav-without-samples", lambda: make.wav(np.zeros(0, "<i2")), errors.EmptyAudio),
+    ("4-header-claims-2-gb", lambda: make.wav(np.zeros(0, "<i2"), data_size=2**31 - 1), errors.EmptyAudio),
+    ("5-under-a-tenth", lambda: make.wav(make.pcm16(SECOND[:1500])), errors.AudioTooShort),
+    ("6-text", lambda: b"hello world\n" * 200, errors.InvalidAudio),
+    ("6-html", lambda: b"<!doctype html><html><body>hello</body></html>" * 50, errors.InvalidAudio),
+    ("6-json", lambda: b'{"text": "hello"}' * 100, errors.InvalidAudio),
+    ("6-pdf", lambda: b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<<>>\nendobj\n" * 40, errors.InvalidAudio),
+    ("6-zip", lambda: b"PK\x03\x04" + noise(4000), errors.InvalidAudio),
+    *[(f"7-noise-{seed}", lambda seed=seed: noise(1_000_000, seed), errors.InvalidAudio) for seed in range(4)],
+    ("8-zip-bomb", make.zip_bomb, errors.InvalidAudio),
+    ("9-gzip-of-a-wav", lambda: __import__("gzip").compress(WAV), errors.InvalidAudio),
+    ("12-m4a-cut", lambda: halved("m4a"), errors.InvalidAudio),
+    *[
+        (f"13-first-100-of-{name}", lambda name=name: make.recording(name)[:100], errors.AudioError)
+        for name in ("mp3", "opus", "vorbis", "m4a", "m4a_faststart", "webm", "flac", "adts", "amr", "wma")
+    ],
+    ("22-all-nan", lambda: make.wav(np.full(16_000, np.nan, "<f4")), errors.InvalidSamples),
+    ("22-all-infinite-f64", lambda: make.wav(np.full(16_000, np.inf, "<f8")), errors.InvalidSamples),
+    ("28-raw-gsm", make.gsm, errors.InvalidAudio),
+    ("29-raw-mulaw", lambda: make.mulaw(SECOND), errors.InvalidAudio),
+    *[
+        (f"30-33-rate-{rate}", lambda rate=rate: make.wav(make.pcm16(SECOND), rate), errors.UnsupportedRate)
+        for rate in (0, 1, 3999, 384_000, 2**31 - 1, 4_000_000_000)
+    ],
+    *[
+        (
+            f"34-channels-{count}",
+            lambda count=count: make.wav(make.pcm16(SECOND), channels=count),
+            errors.UnsupportedChannels,
+        )
+        for count in (0, 9, 255, 65_535)
+    ],
+    ("39-video-without-sound", make.video_only, errors.NoAudioStream),
+    *[
+        (f"41-43-{name}", lambda text=text: text, errors.InvalidAudio)
+        for name, text in make.playlists("/etc/hostname").items()
+    ],
+    ("45-1-hz-14-kb", lambda: make.wav(np.zeros(7000, "<i2"), 1), errors.UnsupportedRate),
+    ("48-encrypted-m4a", encrypted, errors.InvalidAudio),
+    ("48-protected-wma", protected_wma, errors.InvalidAudio),
+]
+
+
+def halved(name: str, seconds: float = 5.0) -> bytes:
+    data = make.recording(name, seconds)
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize(("data", "error"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_row_is_refused(data: Callable[[], bytes], error: type[errors.AudioError]) -> None:
+    """What is no usable recording is refused with the error of its situation, whose message says what to do."""
+    with pytest.raises(error) as refusal:
+        decode(data())
+    assert refusal.value.message.endswith(".")
+
+
+def test_row_12_names_the_cause() -> None:
+    """An mp4 without its index says that it is truncated."""
+    with pytest.raises(errors.InvalidAudio, match="truncated mp4"):
+        decode(halved("m4a"))
+
+
+def test_row_29_hints_at_audio_format() -> None:
+    """Headerless telephone audio is refused with the option that would make it work."""
+    with pytest.raises(errors.InvalidAudio, match="audio_format=mulaw;rate=8000"):
+        decode(make.mulaw(SECOND))
+
+
+# ---- the table of bad content: what is used, with or without a notice ----
+
+
+def half_lying(size: float) -> bytes:
+    integers = make.pcm16(make.speech(10.0))
+    return make.wav(integers, data_size=int(size * integers.nbytes) if size < 1 else int(size))
+
+
+def strange_floats() -> bytes:
+    samples = SECOND.copy()
+    samples[[100, 200, 300, 400]] = np.nan, np.inf, -np.inf, 1e30
+    return make.wav(samples)
+
+
+def stereo(left: Any, right: Any) -> bytes:
+    return make.wav(make.pcm16(np.stack([left, right], axis=1)))
+
+
+USED: list[tuple[str, Callable[[], bytes], float, set[str]]] = [
+    ("10-mp3-cut", lambda: halved("mp3"), 2.4, {"audio_truncated"}),
+    ("11-ogg-opus-cut", lambda: halved("opus"), 1.9, {"audio_truncated"}),
+    ("11-ogg-vorbis-cut", lambda: halved("vorbis"), 2.1, {"audio_truncated"}),
+    ("11-webm-cut", lambda: halved("webm"), 2.3, {"audio_truncated"}),
+    ("11-webm-live-cut", lambda: halved("webm_live"), 2.3, {"audio_truncated"}),
+    ("11-flac-cut", lambda: halved("flac"), 2.2, {"audio_truncated", "corrupt_frames"}),
+    ("11-m4a-faststart-cut", lambda: halved("m4a_faststart"), 2.3, {"audio_truncated", "corrupt_frames"}),
+    ("11-wav-cut", lambda: halved("wav"), 2.49, {"audio_truncated"}),
+    ("17-wav-size-100", lambda: half_lying(100), 10.0, {"header_size_ignored"}),
+    ("18-wav-size-half", lambda: half_lying(0.5), 10.0, {"header_size_ignored"}),
+    ("19-wav-size-0", lambda: half_lying(0), 10.0, set()),
+    ("19-wav-size-ffffffff", lambda: half_lying(0xFFFFFFFF), 10.0, set()),
+    ("19-wav-size-7ffff000", lambda: half_lying(0x7FFFF000), 10.0, set()),
+    ("20-odd-byte-count", lambda: WAV[:-1], 0.999, set()),
+    ("20-one-byte-more", lambda: WAV + b"\0", 1.0, set()),
+    ("20-chunk-after-the-data", lambda: make.wav(make.pcm16(SECOND), tail=b"LIST\x04\0\0\0INFO"), 1.0, set()),
+    ("21-nan-and-infinity", strange_floats, 1.0, {"invalid_samples_replaced"}),
+    ("23-u8", lambda: make.wav((SECOND * 127 + 128).astype("u1")), 1.0, set()),
+    ("23-s24", lambda: make.wav(np.frombuffer(make.pcm24(SECOND), "u1"), bits=24, channels=1), 1.0, set()),
+    ("23-s32", lambda: make.wav((SECOND * 2e9).astype("<i4")), 1.0, set()),
+    ("23-f32", lambda: make.wav(SECOND.astype("<f4")), 1.0, set()),
+    ("23-f64", lambda: make.wav(SECOND.astype("<f8")), 1.0, set()),
+    ("24-mulaw", lambda: make.recording("mulaw"), 5.0, set()),
+    ("24-alaw", lambda: make.recording("alaw"), 5.0, set()),
+    ("25-adpcm-ima", lambda: make.recording("adpcm_ima"), 5.0, set()),
+    ("25-adpcm-ms", lambda: make.recording("adpcm_ms"), 5.0, set()),
+    ("25-g722", lambda: make.recording("g722"), 5.0, set()),
+    ("25-g726", lambda: make.recording("g726"), 5.0, set()),
+    ("26-amr", lambda: make.recording("amr"), 5.0, set()),
+    ("27-amr-dtx", make.amr_with_dtx, 5.0, set()),
+    ("35-one-side-per-channel", lambda: stereo(SECOND, 0 * SECOND), 1.0, set()),
+    ("36-anti-phase", lambda: stereo(SECOND, -SECOND), 1.0, {"anti_phase_channels"}),
+    ("37-video-and-audio", lambda: make.encode(SECOND, "mp4", "aac", video=True), 1.0, set()),
+    ("37-mkv-and-audio", lambda: make.encode(SECOND, "matroska", "aac", video=True), 1.0, set()),
+    ("38-three-tracks", lambda: make.encode(SECOND, "mp4", "aac", tracks=3), 1.0, {"several_audio_tracks"}),
+    ("40-cover-art", lambda: make.with_cover(make.recording("mp3", 1.0), noise(20_000)), 1.0, set()),
+    ("47-digital-silence", lambda: make.wav(np.zeros(16_000, "<i2")), 1.0, set()),
+    ("47-noise", lambda: make.wav(np.frombuffer(noise(32_000), "<i2")), 1.0, set()),
+    ("47-clipped", lambda: make.wav(make.pcm16(SECOND * 50)), 1.0, set()),
+    ("47-dc-offset", lambda: make.wav(make.pcm16(SECOND * 0.1 + 0.8)), 1.0, set()),
+]
+
+
+@pytest.mark.parametrize(("data", "least", "expected"), [row[1:] for row in USED], ids=[row[0] for row in USED])
+def test_row_is_used(data: Callable[[], bytes], least: float, expected: set[str]) -> None:
+    """What can be used is used to its end, and what is odd about it is said, no more and no less."""
+    audio = decode(data())
+    assert_sound(audio)
+    assert expected == codes(audio)
+    assert audio.seconds >= least - 0.001
+
+
+def test_row_21_replaces_only_what_is_not_finite() -> None:
+    """NaN and infinity become silence, an absurd value full scale, and their neighbours stay as they were."""
+    samples = decode(strange_floats()).samples[0]
+    assert [0.0, 0.0, 0.0, 1.0] == [float(samples[index]) for index in (100, 200, 300, 400)]
+    assert float(np.abs(np.delete(samples - SECOND, [100, 200, 300, 400])).max()) < 1e-6
+
+
+def test_row_28_and_29_decode_when_asked() -> None:
+    """Headerless telephone audio decodes once the caller says what it is."""
+    assert 1.0 == decode(make.mulaw(SECOND), audio_format="mulaw;rate=8000").seconds
+    assert 0.5 == decode(make.mulaw(SECOND), audio_format="alaw;rate=8000;channels=2").seconds
+    assert 5.0 == decode(make.gsm(5.0), audio_format="gsm;rate=8000").seconds
+    pcm = make.pcm16(SECOND)
+    audio = decode(pcm.tobytes(), audio_format="s16le;rate=16000;channels=1")
+    assert bool(np.array_equal(pcm.astype(np.float32) / 32_768, audio.samples[0]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "mulaw", "mulaw;rate=0", "mulaw;rate=8000;", "mulaw; rate=8000", "opus;rate=48000", "MULAW;rate=8000"]
+    + ["mulaw;rate=8000;channels=9", "gsm;rate=8000;channels=2", "gsm;rate=16000", "g722;rate=8000", "mulaw;rate=٨٠٠٠"]
+    + ["s16le;rate=16000;channels=1;x=2", "concat;rate=8000", "mulaw;rate=8000\n"],
+)
+def test_audio_format_is_strict(text: str) -> None:
+    """A description of headerless data that is not understood exactly is refused as such."""
+    with pytest.raises(errors.OptionError) as refusal:
+        decode(WAV, audio_format=text)
+    assert ("audio_format", "invalid_audio_format") == (refusal.value.param, refusal.value.code)
+
+
+def test_headerless_rates_are_limited_too() -> None:
+    """The limits on sample rates hold for rates that the caller states."""
+    with pytest.raises(errors.UnsupportedRate):
+        decode(bytes(8000), audio_format="s16le;rate=100")
+
+
+def test_row_35_keeps_the_level_of_a_lone_speaker() -> None:
+    """Mixing a silent channel into a speaking one does not halve the speaker's level."""
+    audio = decode(stereo(SECOND, 0 * SECOND))
+    assert float(np.abs(audio.samples[0] - SECOND).max()) < 1e-3
+
+
+def test_row_35_leaves_ordinary_stereo_alone() -> None:
+    """Two equal channels give exactly their mean."""
+    assert bool(np.array_equal(decode(WAV).samples, decode(stereo(SECOND, SECOND)).samples))
+
+
+def test_row_36_uses_the_louder_channel() -> None:
+    """Channels in anti-phase do not cancel to silence."""
+    audio = decode(stereo(SECOND, -0.9 * SECOND))
+    assert float(np.abs(audio.samples[0] - SECOND).max()) < 1e-4
+    assert () == decode(stereo(SECOND, -SECOND), channels="split").notices
+
+
+def test_row_38_takes_the_track_asked_for() -> None:
+    """A track chosen by number needs no notice; one that does not exist is refused."""
+    data = make.encode(SECOND, "mp4", "aac", tracks=3)
+    assert () == decode(data, track=2).notices
+    for track in (3, -1):
+        with pytest.raises(errors.OptionError) as refusal:
+            decode(data, track=track)
+        assert "invalid_track" == refusal.value.code
+
+
+# ---- goal 1: nothing is lost silently ----
+
+
+@pytest.mark.parametrize("content", ["noise", "zeros", "ones"])
+@pytest.mark.parametrize("name", HOLED)
+def test_rows_14_15_a_hole_costs_only_itself(name: str, content: str) -> None:
+    """400 bytes overwritten in a minute: at least 98 % of it is heard, and a notice says that something is missing."""
+    data = make.recording(name, 60.0)
+    at = int(len(data) * 0.437)
+    filling = {"noise": noise(400), "zeros": bytes(400), "ones": b"\xff" * 400}[content]
+    audio = decode(data[:at] + filling + data[at + 400 :])
+    assert_sound(audio)
+    assert "corrupt_frames" in codes(audio)
+    assert heard(audio) >= 0.98 * 60.0
+    assert audio.seconds == pytest.approx(60.0, abs=0.6)
+
+
+def test_lost_audio_leaves_later_words_in_their_place() -> None:
+    """A page lost from an Ogg file becomes silence, so that what follows keeps its time."""
+    data = make.recording("opus", 60.0)
+    audio = decode(make.with_hole(data))
+    whole = decode(data)
+    assert bool(np.allclose(whole.samples[0, -SAMPLE_RATE * 10 :], audio.samples[0, -SAMPLE_RATE * 10 :], atol=0.02))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["mp3", "m4a", "m4a_faststart", "adts", "opus", "vorbis", "webm", "flac", "wma"])
+def test_row_16_flipped_bytes_are_never_silent(name: str, seed: int) -> None:
+    """One byte in 200 changed everywhere: an error, or an answer that says so."""
+    try:
+        audio = decode(make.flipped(make.recording(name), 0.005, seed))
+    except errors.AudioError:
+        return
+    assert_sound(audio)
+    assert codes(audio) & {"corrupt_frames", "audio_truncated", "invalid_samples_replaced"}
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.97])
+@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "vorbis", "webm", "flac", "m4a_faststart", "au", "aiff", "caf"])
+def test_less_than_declared_is_always_reported(name: str, share: float) -> None:
+    """Wherever a file that states its length is cut, the answer says so when under 98 % of it could be decoded."""
+    data = make.recording(name, 5.0)
+    try:
+        audio = decode(data[: int(len(data) * share)])
+    except errors.AudioError:
+        return
+    assert audio.seconds < 0.98 * 5.0
+    assert "audio_truncated" in codes(audio)
+
+
+# ---- goal 2: bombs are harmless ----
+
+
+def test_row_46_an_honest_long_recording_is_refused_by_its_limit() -> None:
+    """The message names the limit and the way out."""
+    with pytest.raises(errors.AudioTooLong, match=r"limit of 3600 seconds.*batch"):
+        decode(make.wav(np.zeros(3601 * 4000, "u1"), 4000), limits=HOUR)
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "m4a", "adts", "flac", "opus", "webm", "webm_live", "amr", "wma"])
+def test_durations_are_limited_whether_declared_or_not(name: str) -> None:
+    """Declared or only found while decoding, a duration over the limit is refused."""
+    with pytest.raises(errors.AudioTooLong):
+        decode(make.recording(name), limits=Limits(max_seconds=3.0))
+
+
+def test_bytes_are_limited_before_anything_is_read() -> None:
+    """Files, bytes and pipes over the limit are refused; a pipe is read no further than one byte beyond it."""
+    pipe = io.BytesIO(WAV)
+    pipe.seekable = lambda: False  # type: ignore[method-assign]
+    for source in (WAV, io.BytesIO(WAV), pipe):
+        with pytest.raises(errors.FileTooLarge):
+            decode(source, limits=Limits(max_bytes=1000))
+    assert 1001 == pipe.tell()
+
+
+BOMBS = sorted(make.BOMBS)
+BOMB_SCRIPT = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+
+from tests import audio_factory as make
+from tickertape import errors
+from tickertape.audio import decode
+decode(make.recording("mp3", 1.0)); decode(make.recording("m4a", 1.0))  # warm up: libraries, tables
+data = make.BOMBS[sys.argv[2]]()
+assert len(data) <= 25_000_000, len(data)
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak so far
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+before = peak()
+try:
+    decode(data)
+except errors.AudioError as error:
+    print(type(error).__name__, round(peak() - before))
+else:
+    print("accepted", round(peak() - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+@pytest.mark.parametrize("name", BOMBS)
+def test_rows_44_45_bombs_take_little_memory(name: str) -> None:
+    """A small file that stands for hours is refused, with at most 150 MB more memory."""
+    command = [sys.executable, "-c", BOMB_SCRIPT, str(ROOT), name]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    outcome, megabytes = result.stdout.split()
+    assert "accepted" != outcome
+    assert int(megabytes) <= 150
+
+
+# ---- goal 3: media reaches no file and no network ----
+
+AUDIT_SCRIPT = """
+import io, sys
+sys.path.insert(0, sys.argv[1])
+
+from pathlib import Path
+from tests import audio_factory as make
+from tickertape import errors
+from tickertape.audio import decode
+folder = Path(sys.argv[2])
+formats = make.playlists(str(folder / "secret.wav"))
+decode(make.recording("mp3", 0.5))  # warm up: imports open files
+for name, text in formats.items():
+    (folder / name).write_bytes(text)
+    (folder / (name + ".m3u8")).write_bytes(text)
+seen = []
+sys.addaudithook(lambda event, args: seen.append((event, args[0])) if event == "open" or event.startswith("socket.") else None)
+for name, text in formats.items():
+    named = io.BytesIO(text)
+    named.name = str(folder / (name + ".m3u8"))
+    for source, own in ((text, 0), (folder / name, 1), (folder / (name + ".m3u8"), 1), (named, 0)):
+        seen.clear()
+        try:
+            decode(source)
+        except errors.InvalidAudio:
+            print(name, len(seen) - own)
+"""
+
+
+def test_rows_41_43_references_open_nothing(tmp_path: Path) -> None:
+    """Twelve formats that refer to files or the network, as bytes, by path and by a telling name: nothing is opened."""
+    (tmp_path / "secret.wav").write_bytes(WAV)
+    command = [sys.executable, "-c", AUDIT_SCRIPT, str(ROOT), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    expected = [f"{name} 0" for name in make.playlists("") for _ in range(4)]
+    assert expected == result.stdout.splitlines()
+
+
+def test_rows_41_43_open_nothing_outside_python_either(tmp_path: Path) -> None:
+    """FFmpeg itself opens no file: the one a list refers to may be unreadable, and the answer is the same."""
+    victim = tmp_path / "victim.wav"
+    os.mkfifo(victim)  # whoever opens it hangs
+    for text in make.playlists(str(victim)).values():
+        with pytest.raises(errors.InvalidAudio):
+            decode(text)
+
+
+# ---- goal 5: whatever is sent gives an answer or an AudioError ----
+
+MUTANTS = int(os.environ.get("TICKERTAPE_MUTANTS", "600"))  # 10,000 before a release: see docs/reference/audio.md
+MUTATED = ["wav", "mp3", "m4a", "m4a_faststart", "adts", "amr", "opus", "vorbis", "webm", "flac", "wma", "mulaw"]
+
+
+@pytest.mark.parametrize("name", MUTATED)
+def test_mutants_give_an_answer_or_an_audio_error(name: str) -> None:
+    """However a file is damaged, the outcome is sound audio or an `AudioError`; no other error, no endless work."""
+    data = make.recording(name, 1.0)
+    limits = Limits(max_seconds=60.0)
+    for seed in range(MUTANTS // len(MUTATED)):
+        try:
+            audio = decode(make.vary(data, seed), limits=limits)
+        except errors.AudioError:
+            continue
+        assert_sound(audio)
+        assert audio.seconds <= 60.0
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "m4a_faststart", "opus", "webm", "flac"])
+def test_cuts_and_holes_are_reported_or_refused(name: str) -> None:
+    """Where a fifth of a recording is cut off or taken out, its answer carries a notice."""
+    data = make.recording(name, 3.0)
+    cuts = [data[: int(len(data) * share)] for share in np.linspace(0.2, 0.8, 13)]
+    holes = [
+        data[: int(len(data) * share)] + data[int(len(data) * (share + 0.2)) :] for share in np.linspace(0.2, 0.7, 6)
+    ]
+    for mutant in cuts + holes:
+        try:
+            audio = decode(mutant)
+        except errors.AudioError:
+            continue
+        assert codes(audio) & {"corrupt_frames", "audio_truncated"}
+
+
+# ---- errors and headers ----
+
+
+def test_paths_that_cannot_be_opened_are_the_callers_error(tmp_path: Path) -> None:
+    """A missing file or a folder is refused in one line that does not repeat the name."""
+    for path in (tmp_path / "nothing-here", tmp_path, "nul\0byte"):
+        with pytest.raises(errors.InvalidAudio) as refusal:
+            decode(path)
+        assert "nothing-here" not in refusal.value.message
+
+
+def test_unknown_channel_modes_are_refused() -> None:
+    """Channels are mixed or split; anything else is a mistake of the caller."""
+    with pytest.raises(errors.OptionError) as refusal:
+        decode(WAV, channels="left")  # type: ignore[arg-type]
+    assert "channels" == refusal.value.param
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "vorbis", "flac"])
+def test_headers_tell_the_length(name: str) -> None:
+    """What FFmpeg does not say reliably, the header does."""
+    data = make.recording(name, 5.0)
+    claim = read_claim(lambda offset, count: data[offset : offset + count], len(data))
+    assert claim.seconds == pytest.approx(5.0, abs=0.02)
+    assert not claim.cut
+
+
+@pytest.mark.parametrize("name", [*MUTATED, "webm_live"])
+def test_headers_never_raise(name: str) -> None:
+    """Reading a header of any damage gives a claim, at worst an empty one."""
+    data = make.recording(name, 0.5)
+    for seed in range(100):
+        mutant = make.vary(data, seed)
+        claim = read_claim(lambda offset, count, mutant=mutant: mutant[offset : offset + count], len(mutant))
+        assert isinstance(claim, Claim)
