@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tickertape.checkpoints import Prepared
 from tickertape.encoder import Encoder, Precision
-from tickertape.errors import DecodeError, EngineFailed, TickertapeError
+from tickertape.errors import DecodeError, EngineFailed, OptionError, TickertapeError
 from tickertape.features import HOP, log_mel
 from tickertape.languages import SPACELESS
 from tickertape.machine import cores
@@ -108,7 +108,7 @@ class WhisperEngine:
         `device` is cpu, cuda or auto; `compute_type` the decoder's number format; `precision` the CPU encoder's (f32,
         bf16 or auto); `threads` the cores for each, used in turn.
         """
-        device, why_device = _device(device)
+        device, why_device = choose_device(device)
         compute_type, why_type = _compute_type(compute_type, device, prepared)
         found = cores()
         count = threads or found.value
@@ -350,13 +350,18 @@ class WhisperEngine:
         return segment
 
 
-def _device(wanted: str) -> tuple[str, str]:
-    """Choose the device, with the reason."""
+def choose_device(wanted: str) -> tuple[str, str]:
+    """Choose the device, cpu or cuda, with the reason. Raises `OptionError` for one that is not there."""
     import ctranslate2
 
+    if wanted not in {"auto", "cpu", "cuda"}:
+        raise OptionError("The device must be cpu, cuda or auto.", "device", "invalid_device")
+    present = ctranslate2.get_cuda_device_count() > 0
+    if wanted == "cuda" and not present:
+        raise OptionError("No CUDA device is present; leave the device to auto.", "device", "invalid_device")
     if wanted != "auto":
         return wanted, "as asked"
-    if ctranslate2.get_cuda_device_count() > 0:
+    if present:
         return "cuda", "a CUDA device is present"
     return "cpu", "no CUDA device is present"
 
@@ -367,6 +372,8 @@ def _compute_type(wanted: str, device: str, prepared: Prepared) -> tuple[str, st
         return wanted, "as asked"
     if device == "cuda":
         return "float16", "fastest on CUDA"
+    if prepared.compute_type == "as is":  # a CTranslate2 folder: it knows how its weights are stored
+        return "default", "as the CTranslate2 model was stored"
     return prepared.compute_type, "as the checkpoint was prepared"
 
 
