@@ -6,9 +6,14 @@ import io
 import math
 import struct
 import threading
+import time
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
+
+import uvicorn
+from fastapi import FastAPI
 
 from tickertape.errors import DecodeError
 from tickertape.local import LocalBackend
@@ -32,7 +37,7 @@ class FakeEngine:
     begun: threading.Event = field(default_factory=threading.Event)
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
-        """The sentence, in one segment that spans the window, with all that was asked for."""
+        """The sentence, in two segments that fill the window, with all that was asked for."""
         self.begun.set()
         self.asked += options
         if self.gate is not None:
@@ -46,25 +51,30 @@ class FakeEngine:
 
 def heard(window: Window, options: Options, batch_size: int = 1) -> Decoded:
     """What the fake engine makes of a window."""
+    middle = window.length // 2
+    halves = (_segment(WORDS[:2], 0, middle, options), _segment(WORDS[2:], middle, window.length, options))
     language = options.language or "en"
-    texts = tuple(f" {word}" for word in WORDS)
-    segment = Segment(
-        start=0,
-        end=window.length,
+    return Decoded(halves, language, batch_size=batch_size, encode_seconds=0.002, decode_seconds=0.001)
+
+
+def _segment(words: Sequence[str], start: int, end: int, options: Options) -> Segment:
+    texts = tuple(f" {word}" for word in words)
+    return Segment(
+        start=start,
+        end=end,
         text="".join(texts),
         tokens=tuple(range(len(texts))),
-        words=_words(texts, window.length) if options.word_timestamps else (),
-        language=language,
+        words=_words(texts, start, end) if options.word_timestamps else (),
+        language=options.language or "en",
         avg_logprob=-0.25,
         token_logprobs=tuple(-0.125 for _ in texts) if options.logprobs else (),
         token_bytes=tuple(text.encode() for text in texts) if options.logprobs else (),
     )
-    return Decoded((segment,), language, batch_size=batch_size, encode_seconds=0.002, decode_seconds=0.001)
 
 
-def _words(texts: Sequence[str], length: int) -> tuple[Word, ...]:
-    step = length // len(texts)
-    return tuple(Word(text, i * step, (i + 1) * step, 0.5) for i, text in enumerate(texts))
+def _words(texts: Sequence[str], start: int, end: int) -> tuple[Word, ...]:
+    step = (end - start) // len(texts)
+    return tuple(Word(text, start + i * step, start + (i + 1) * step, 0.5) for i, text in enumerate(texts))
 
 
 def model(name: str = "demo", engine: FakeEngine | None = None, **known: object) -> Model:
@@ -86,3 +96,31 @@ def wav(seconds: float = 1.0, *, rate: int = SAMPLE_RATE, channels: int = 1, pit
         writer.setframerate(rate)
         writer.writeframes(data)
     return file.getvalue()
+
+
+class Serving:
+    """An application under a real uvicorn on a free port of the loopback, in a thread: `with Serving(app) as url`."""
+
+    def __init__(self, app: FastAPI) -> None:
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=0, log_level="error", access_log=False, timeout_keep_alive=10, lifespan="on"
+        )
+        self.server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.server.servers[0].sockets[0].getsockname()[1])
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{self.port}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.server.should_exit = True
+        self._thread.join(30)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ PROMPT_LIMIT = 16 * 1024  # bytes
 HOTWORDS_LIMIT = 4 * 1024  # bytes
 PROMPT_TOKENS = 224  # half of Whisper's text context: more is cut off at the front
 BYTES_PER_TOKEN = 4  # of English text, about
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"  # ASCII; neither nan nor infinity
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 
 
@@ -54,6 +54,13 @@ FIELDS: dict[str, Field] = {
     "include[]": Field("Log probabilities of the tokens; with `json` only.", choices=("logprobs",), translations=False),
     "stream": Field("Answer with server-sent events; with `json` or `text`.", "boolean"),
     "chunking_strategy": Field('`auto`, or `{"type":"server_vad"}`: windows follow the speech.', translations=False),
+    "chunking_strategy[type]": Field("The same object as OpenAI's client sends it.", choices=("server_vad",),
+                                     translations=False),
+    "chunking_strategy[prefix_padding_ms]": Field("Taken, with a warning: our own holds.", "integer",
+                                                  translations=False),
+    "chunking_strategy[silence_duration_ms]": Field("Taken, with a warning: our own holds.", "integer",
+                                                    translations=False),
+    "chunking_strategy[threshold]": Field("Taken, with a warning: our own holds.", "number", translations=False),
     "keywords[]": Field("Words to expect; joined to `hotwords`.", translations=False),
     "known_speaker_names[]": Field("Not supported yet.", translations=False),
     "known_speaker_references[]": Field("Not supported yet.", translations=False),
@@ -184,7 +191,7 @@ class _Reader:
             segments=not granularities or "segment" in granularities,
             words=word_timestamps,
             stream=self._stream(response_format),
-            vad=self._boolean("vad", default=True) or self._chunking(),
+            vad=self._chunking() or self._boolean("vad", default=True),
             channels=cast(Literal["mix", "split"], self._choice("channels") or "mix"),
             track=None if "audio_track" not in self._values else self._integer("audio_track", 0, 255, 0),
             audio_format=self._one("audio_format"),
@@ -259,8 +266,8 @@ class _Reader:
         value = self._one("temperature")
         if value is None:
             return FALLBACK_TEMPERATURES
-        number = float(value) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value) else math.nan
-        if not 0 <= number <= 1:
+        number = _number(value)
+        if isinstance(number, str) or not 0 <= number <= 1:
             raise OptionError("`temperature` must be a number from 0 to 1.", "temperature", "invalid_temperature")
         return (number,) if number else FALLBACK_TEMPERATURES
 
@@ -290,13 +297,9 @@ class _Reader:
 
     def _chunking(self) -> bool:
         """Whether a chunking strategy was given, which is to say windows around speech."""
-        value = self._one("chunking_strategy")
-        if value is None or value == "auto":
-            return value == "auto"
-        try:
-            strategy = json.loads(value)
-        except (ValueError, RecursionError):
-            strategy = None
+        strategy = self._strategy()
+        if strategy is None or strategy == "auto":
+            return strategy is not None
         if not _is_server_vad(strategy):
             message = '`chunking_strategy` must be auto or an object of type "server_vad".'
             raise OptionError(message, "chunking_strategy", "invalid_chunking_strategy")
@@ -304,6 +307,19 @@ class _Reader:
             message = "Speech is detected with this server's own thresholds, not those of chunking_strategy."
             self._notices.append(Notice("chunking_defaults", message))
         return True
+
+    def _strategy(self) -> Any:
+        """The strategy as sent: a word, an object as JSON, or an object field by field."""
+        value = self._one("chunking_strategy")
+        pieces = {name: self._one(f"chunking_strategy[{name}]") for name in ("type", *_VAD_LIMITS)}
+        if value is None and any(pieces.values()):
+            return {name: _number(piece) for name, piece in pieces.items() if piece is not None}
+        if value is None or value == "auto":
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
 
 
 def _code(language: str, name: str) -> str:
@@ -314,16 +330,23 @@ def _code(language: str, name: str) -> str:
         raise OptionError(error.message, name, error.code) from error
 
 
+_VAD_LIMITS = {"prefix_padding_ms": 60_000, "silence_duration_ms": 60_000, "threshold": 1}
+
+
 def _is_server_vad(strategy: Any) -> bool:
-    limits = {"prefix_padding_ms": 60_000, "silence_duration_ms": 60_000, "threshold": 1}
     return (
         isinstance(strategy, dict)
         and strategy.get("type") == "server_vad"
         and all(
-            name == "type" or (name in limits and type(value) in {int, float} and 0 <= value <= limits[name])
+            name == "type" or (name in _VAD_LIMITS and type(value) in {int, float} and 0 <= value <= _VAD_LIMITS[name])
             for name, value in strategy.items()
         )
     )
+
+
+def _number(value: str) -> float | str:
+    """A number where there is one; finite, of ASCII digits, as JSON has them."""
+    return float(value) if re.fullmatch(_NUMBER, value) else value
 
 
 def _invalid(name: str) -> str:

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from tickertape import audio, failures, formats, forms, orders
 from tickertape.admission import Admission, Door, Hold, Reservation, UploadRoom
-from tickertape.errors import DeadlineExceeded, ShuttingDown, TickertapeError
+from tickertape.errors import DeadlineExceeded, OptionError, ShuttingDown, TickertapeError
 from tickertape.events import Stream
 from tickertape.failures import ClientGone, SlowBody, UnsupportedEncoding
 from tickertape.forms import Form
@@ -105,7 +105,12 @@ class Service:
             track=order.track,
             audio_format=order.audio_format,
         )
-        decoded = await asyncio.get_running_loop().run_in_executor(self._threads, decode)
+        try:
+            decoded = await asyncio.get_running_loop().run_in_executor(self._threads, decode)
+        except OptionError as error:
+            if error.param != "track":
+                raise
+            raise OptionError(error.message, "audio_track", "invalid_audio_track") from error
         form.file = None
         return replace(decoded, notices=order.notices + decoded.notices)
 
