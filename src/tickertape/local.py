@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -22,9 +22,14 @@ PATIENCE_PER_SECOND = 0.05  # a 30 s window lets shorter work overtake it for 1.
 PATIENCE = {"interactive": 0.0, "batch": 20.0}  # seconds by which urgent work may overtake
 
 
+def due(window: Window, options: Options, arrival: float) -> float:
+    """When a window that arrived then is due: arrival plus patience, so that waiting always ends."""
+    return arrival + PATIENCE[options.priority] + PATIENCE_PER_SECOND * window.length / SAMPLE_RATE
+
+
 @dataclass(order=True, slots=True)
 class _Job:
-    """A window that waits. Ordered by `due`: arrival plus patience, so that waiting always ends."""
+    """A window that waits. Ordered by `due`."""
 
     due: float
     number: int
@@ -32,6 +37,7 @@ class _Job:
     options: Options = field(compare=False)
     arrival: float = field(compare=False)
     outcome: asyncio.Future[Decoded] = field(compare=False)
+    begin: Callable[[], Awaitable[object]] | None = field(compare=False)
 
 
 class LocalBackend:
@@ -60,14 +66,19 @@ class LocalBackend:
         self._closing = False
         self._running = 0
 
-    async def decode(self, window: Window, options: Options) -> Decoded:
-        """Decode one window. Raises `DecodeError`; cancelling drops the window if it has not begun."""
+    async def decode(
+        self, window: Window, options: Options, *, begin: Callable[[], Awaitable[object]] | None = None
+    ) -> Decoded:
+        """Decode one window. Raises `DecodeError`; cancelling drops the window if it has not begun.
+
+        A window with `begin` shares its batch with no other; `begin()` is awaited just before the engine is called.
+        """
         if self._closing:
             raise ShuttingDown("The engine is shutting down; send the request again.")
         now = self._clock()
-        patience = PATIENCE[options.priority] + PATIENCE_PER_SECOND * window.length / SAMPLE_RATE
         outcome: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, _Job(now + patience, next(self._numbers), window, options, now, outcome))
+        job = _Job(due(window, options, now), next(self._numbers), window, options, now, outcome, begin)
+        heapq.heappush(self._queue, job)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._drain())
         return await outcome
@@ -96,6 +107,8 @@ class LocalBackend:
             self._running = len(batch)
             if self._on_batch is not None:
                 self._on_batch(len(batch))
+            if batch[0].begin is not None:
+                await batch[0].begin()
             started = self._clock()
             outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
             self._running = 0
@@ -112,7 +125,12 @@ class LocalBackend:
             if job.options.deadline is not None and self._clock() >= job.options.deadline:
                 job.outcome.set_exception(DeadlineExceeded("The deadline passed before the engine was free."))
                 continue
+            if job.begin is not None and batch:
+                heapq.heappush(self._queue, job)
+                break
             batch.append(job)
+            if job.begin is not None:
+                break
         return batch
 
     def _run(self, batch: list[_Job]) -> list[Decoded | DecodeError]:

@@ -32,6 +32,7 @@ from tickertape.types import SAMPLE_RATE
 
 PREFIX = "TICKERTAPE_"
 FOREIGN = {"port": "PORT", "project": "GOOGLE_CLOUD_PROJECT"}  # what Cloud Run and Google's libraries set
+CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 8.0  # there, SIGKILL follows SIGTERM after 10 s; leaving takes up to 2 s
 MEBIBYTE = 2**20
 AUDIO_BYTES = 4 * SAMPLE_RATE  # 64,000 bytes: a second of decoded audio, one channel of float32
 
@@ -54,8 +55,10 @@ class Settings(BaseSettings):
     cors_origins: Words = Field((), description="Origins whose pages may call the API. Empty: none.")
 
     # where the work is done
+    ray: bool = Field(True, description="Schedule with Ray Serve. `false`: everything in one process, without Ray.")
     address: str = Field("", description="Ray cluster to join, `auto` for the one running here. Empty: a local one.")
     engine_replicas: int = Field(1, ge=1, description="Engines per model.")
+    engine_replicas_max: int = Field(0, ge=0, description="Engines per model under load, on a cluster. 0: no more.")
     api_replicas: int = Field(1, ge=1, description="Processes that take requests, decode audio and plan windows.")
     cpus_per_replica: float = Field(0, ge=0, description="Cores that Ray reserves for each engine. 0: its threads.")
     gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine.")
@@ -63,6 +66,12 @@ class Settings(BaseSettings):
     compute_type: str = Field("auto", description="Arithmetic of the decoder: `int8`, `float16`, ... or `auto`.")
     threads: int = Field(0, ge=0, description="Threads of each engine. 0: cores shared among the engines.")
     batch: int = Field(0, ge=0, description="Windows decoded at once at most. 0: four per thread, 4 to 16.")
+    engine: str = Field(
+        "", description="Another engine: `module:factory`, called with a checkpoint's path and these settings."
+    )
+    engine_timeout: float = Field(
+        600, gt=0, description="Seconds after which one call of an engine counts as hung, and its process is replaced."
+    )
     beam_size: int = Field(1, ge=1, le=10, description="Beams unless a request asks otherwise; 1 is greedy.")
 
     # how much one request may ask for
@@ -91,7 +100,9 @@ class Settings(BaseSettings):
 
     # life and telemetry
     probe_timeout: float = Field(10, gt=0, description="Seconds within which `/readyz` wants an answer of the engine.")
-    grace_seconds: float = Field(25, ge=0, description="Seconds that accepted requests get to finish on SIGTERM.")
+    grace_seconds: float = Field(
+        25, ge=0, description="Seconds that accepted requests get to finish on SIGTERM. On Cloud Run: 8."
+    )
     keep_alive: float = Field(10, gt=0, description="Seconds before an idle connection is closed.")
     log_level: LogLevel = Field("info", description="`info` logs every request, `warning` those that failed.")
     project: str = Field("", description="Google Cloud project, to join log lines to traces.")
@@ -212,6 +223,8 @@ def _from_environment() -> dict[str, Any]:
     for name, variable in FOREIGN.items():
         if os.environ.get(variable):
             values.setdefault(name, os.environ[variable])
+    if os.environ.get(CLOUD_RUN):
+        values.setdefault("grace_seconds", CLOUD_RUN_GRACE)
     return values
 
 
