@@ -33,7 +33,7 @@ from tickertape.errors import CheckpointError, CorruptCheckpoint, IncompleteChec
 from tickertape.types import Notice
 from tickertape.weights import Dimensions
 
-CONVERTER_VERSION = 1  # raise it when the same source gives other files: every cache entry is then made anew
+CONVERTER_VERSION = 2  # raise it when the same source gives other files: every cache entry is then made anew
 MANIFEST, ENCODER = "manifest.json", "encoder.xml"
 CTRANSLATE2_FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json")
 SETTLED_NS = 2_000_000_000  # a file changed less than 2 s ago may change again within the same tick of its clock

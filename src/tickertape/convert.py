@@ -106,9 +106,9 @@ def _fill_encoder(spec: Any, weights: Mapping[str, Array], dimensions: Dimension
 
 
 def _fill_decoder(spec: Any, weights: Mapping[str, Array], dimensions: Dimensions, *, tied: bool) -> None:
-    spec.embeddings.weight = weights["model.decoder.embed_tokens.weight"]
+    spec.embeddings.weight = weights["model.decoder.embed_tokens.weight"].copy()
     separate = not tied and "proj_out.weight" in weights
-    spec.projection.weight = weights["proj_out.weight"] if separate else spec.embeddings.weight
+    spec.projection.weight = weights["proj_out.weight"].copy() if separate else spec.embeddings.weight
     spec.position_encodings.encodings = weights["model.decoder.embed_positions.weight"]
     _norm(spec.layer_norm, weights, "model.decoder.layer_norm")
     for layer, name in _layers(spec, "decoder", dimensions.decoder_layers):
@@ -141,7 +141,7 @@ def _norm(spec: Any, weights: Mapping[str, Array], name: str) -> None:
 
 
 def _linear(spec: Any, weights: Mapping[str, Array], name: str) -> None:
-    spec.weight, spec.bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    spec.weight, spec.bias = weights[f"{name}.weight"].copy(), weights[f"{name}.bias"]  # quantizing works in place
 
 
 def _fuse(spec: Any, weights: Mapping[str, Array], names: Sequence[str]) -> None:

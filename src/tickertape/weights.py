@@ -4,7 +4,7 @@
     dimensions = Dimensions.of(json.loads((folder / "config.json").read_text()))
     check_weights(weights, dimensions)
 
-Files are mapped, copy on write, so that a tensor costs memory when it is used and the file can never change. The layout
+Files are mapped read-only, so that a tensor costs memory when it is used and nobody changes it by mistake. The layout
 is that of https://github.com/huggingface/safetensors#format; its own numpy reader is not used because numpy has no
 bfloat16, and because a damaged header must become one of our errors.
 """
@@ -83,7 +83,7 @@ class Dimensions:
 
 
 class Weights(Mapping[str, Array]):
-    """Tensors by name. Each look-up gives a writable private array: float16 as stored, all else as float32."""
+    """Tensors by name. Each look-up gives an array to read: float16 as stored, all else as float32."""
 
     def __init__(self, stored: Mapping[str, tuple[str, Array]]) -> None:
         self._stored = stored
@@ -125,7 +125,7 @@ def _open(file: Path) -> dict[str, tuple[str, Array]]:
         size = stream.seek(0, 2)
         if size < 8:
             raise CorruptCheckpoint("a safetensors file is empty or cut off; fetch or save the checkpoint again")
-        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     length = int.from_bytes(data[:8], "little")
     start = 8 + length
     if length > MAX_HEADER_BYTES or start > size:
