@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from tickertape.types import Decoded, Notice, Samples, Segment, Span, Transcript, Window, Word
+
+# Machines that test are often busy: how long an example takes says nothing about the code.
+settings.register_profile("tickertape", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tickertape")
 
 SECOND = 16_000
 LIMIT = 4 * SECOND  # a small window, so that examples stay small
@@ -17,6 +22,8 @@ LETTERS = "abcxyzÄßñéžđ0189%&<>'-./\\\"カ語ไก่у"
 SPACELESS_LETTERS = "我们选择在カ語ไทย。，A1"
 TEXTS = st.text(LETTERS, min_size=1, max_size=14)
 LONG_TEXTS = st.text(LETTERS, min_size=43, max_size=100)
+
+PROBABILITIES = st.lists(st.sampled_from([0.0, 0.34, 0.36, 0.5, 0.6, 1.0]), max_size=120)  # around the thresholds
 
 
 @st.composite

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import SECOND, Spoken, spoken, transcripts
@@ -56,7 +56,6 @@ def check_order(segments: list[Segment], duration: int) -> None:
         assert all(segment.start <= word.start <= word.end <= segment.end for word in segment.words)
 
 
-@settings(deadline=None)
 @given(spoken(timed=True))
 def test_no_word_is_lost_or_doubled_with_word_times(speech: Spoken) -> None:
     """Overlapping windows that heard every whole word give each word once, at its true time."""
@@ -67,7 +66,6 @@ def test_no_word_is_lost_or_doubled_with_word_times(speech: Spoken) -> None:
     check_order(streamed, speech.duration)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4).flatmap(lambda vocabulary: spoken(timed=True, vocabulary=vocabulary)))
 def test_stammering_is_kept_as_it_was(speech: Spoken) -> None:
     """Word times tell equal words apart, so that "no, no, no" stays what it is."""
@@ -75,7 +73,6 @@ def test_stammering_is_kept_as_it_was(speech: Spoken) -> None:
     assert speech.words == result.words
 
 
-@settings(deadline=None)
 @given(spoken(timed=False))
 def test_no_word_is_lost_or_doubled_without_word_times(speech: Spoken) -> None:
     """The same from the texts alone."""
@@ -84,7 +81,6 @@ def test_no_word_is_lost_or_doubled_without_word_times(speech: Spoken) -> None:
     check_order(streamed, speech.duration)
 
 
-@settings(deadline=None)
 @given(spoken(timed=True), st.randoms(use_true_random=False))
 def test_noisy_word_times_do_not_matter(speech: Spoken, random: object) -> None:
     """Word times that err by up to 0.1 s, differently in each window, neither lose nor double a word."""
@@ -104,7 +100,6 @@ def test_noisy_word_times_do_not_matter(speech: Spoken, random: object) -> None:
     check_order(streamed, speech.duration)
 
 
-@settings(deadline=None)
 @given(transcripts())
 def test_what_streams_out_is_what_the_transcript_holds(expected: Transcript) -> None:
     """Segments stream in the order of their start, whatever channel they are on, and are the transcript's own."""

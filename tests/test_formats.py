@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.strategies import SECOND, transcripts
 from tickertape import formats
@@ -64,7 +64,6 @@ def test_times_are_rounded_once_half_up() -> None:
     assert [math.floor(samples / 16 + 0.5) for samples in range(64)] == [milliseconds(n) for n in range(64)]
 
 
-@settings(deadline=None)
 @given(transcripts())
 def test_cues_keep_the_limits(transcript: Transcript) -> None:
     """At most two lines of 42 characters, in order and apart in each channel, within the recording, none empty."""
@@ -80,14 +79,12 @@ def test_cues_keep_the_limits(transcript: Transcript) -> None:
         assert sorted(times) == times
 
 
-@settings(deadline=None)
 @given(transcripts(timed=True))
 def test_cues_last_at_most_seven_seconds(transcript: Transcript) -> None:
     """With word times no cue stays longer, however slow the speaker."""
     assert all(cue.end - cue.start <= LONGEST for cue in cues(transcript))
 
 
-@settings(deadline=None)
 @given(transcripts())
 def test_cues_hold_every_word_in_order(transcript: Transcript) -> None:
     """Breaking lines changes nothing but the white space."""
@@ -96,7 +93,6 @@ def test_cues_hold_every_word_in_order(transcript: Transcript) -> None:
         assert expected == "".join(squeezed(cue.text) for cue in cues(transcript) if cue.channel == channel)
 
 
-@settings(deadline=None)
 @given(transcripts())
 def test_subtitle_times_survive_the_round_trip(transcript: Transcript) -> None:
     """What a player reads from SRT and VTT are the cues' own milliseconds."""
@@ -106,7 +102,6 @@ def test_subtitle_times_survive_the_round_trip(transcript: Transcript) -> None:
     assert expected == [c[:2] for c in parse_subtitles(formats.srt(transcript))]
 
 
-@settings(deadline=None)
 @given(transcripts())
 def test_table_times_survive_the_round_trip(transcript: Transcript) -> None:
     """TSV holds a row for each segment, its times rounded once."""
@@ -117,7 +112,6 @@ def test_table_times_survive_the_round_trip(transcript: Transcript) -> None:
     ]
 
 
-@settings(deadline=None)
 @given(transcripts())
 def test_json_is_valid_and_finite(transcript: Transcript) -> None:
     """Whatever the model's numbers are, the JSON has no NaN and no infinity, and no time after the end."""

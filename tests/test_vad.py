@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.strategies import PROBABILITIES
 from tickertape import vad
 from tickertape.errors import IncompleteCheckpoint
 from tickertape.types import SAMPLE_RATE, Samples, Span
@@ -184,10 +185,7 @@ def test_other_threads_run_meanwhile(detector: SpeechDetector) -> None:
     assert steps > 0
 
 
-probabilities = st.lists(st.sampled_from([0.0, 0.34, 0.36, 0.5, 0.6, 1.0]), max_size=120)
-
-
-@given(probabilities, st.integers(0, 600), st.integers(0, 600), st.integers(0, 600))
+@given(PROBABILITIES, st.integers(0, 600), st.integers(0, 600), st.integers(0, 600))
 def test_spans_are_in_order_and_apart(values: list[float], speech: int, pause: int, pad: int) -> None:
     """Whatever the dials: spans follow one another inside the recording and hold every loud frame unless too short."""
     dials = Detection(min_speech_ms=speech, doubtful_ms=0, min_silence_ms=pause, speech_pad_ms=pad)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import LIMIT, recordings, span_lists
@@ -33,7 +33,6 @@ def check_overlaps(found: list[Window]) -> None:
     assert [*shared, 0] == [window.tail for window in found] or not found
 
 
-@settings(deadline=None)
 @given(recordings(), st.booleans())
 def test_every_sample_of_speech_is_in_a_window(recording: tuple[Samples, list[Span]], trimmed: bool) -> None:
     """Windows cover every span, in order, within the limit, and twice only where they say so."""
@@ -48,7 +47,6 @@ def test_every_sample_of_speech_is_in_a_window(recording: tuple[Samples, list[Sp
     check_overlaps(found)
 
 
-@settings(deadline=None)
 @given(recordings(), st.booleans())
 def test_windows_are_views(recording: tuple[Samples, list[Span]], plain: bool) -> None:
     """A window holds the recording's own samples, not a copy of them."""
