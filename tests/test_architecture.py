@@ -21,7 +21,7 @@ FLOORS = (
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
      "visits", "api", "transcriber", "ui"),
     ("serving",),
-    ("progress", "outputs", "cli", "__init__", "__main__"),
+    ("recordings", "outputs", "progress", "run", "inventory", "flags", "cli", "__init__", "__main__"),
 )  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for floor in FLOORS for name in floor)}
 
@@ -39,7 +39,7 @@ OWNERS = {
     "tokenizers": {"tokens", "checkpoints", "sources"},
     "torch": set[str](),
     "transformers": set[str](),
-    "typer": {"cli"},
+    "typer": {"cli", "flags"},
 }
 # Modules that may be imported in `--help`, and so import no heavy library at their top.
 MAX_FUNCTION_LINES = 100

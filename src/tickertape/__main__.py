@@ -1,0 +1,22 @@
+"""`python -m tickertape` and the `tickertape` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    from tickertape.cli import INTERRUPTED
+    from tickertape.cli import main as run
+
+    code = run()
+    if code >= INTERRUPTED:  # the engine's thread may be in the middle of a batch: nobody waits for its end
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The command line: `tickertape transcribe`, `prepare`, `info`, `serve`.
+
+Commands import what they need when they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from tickertape import flags
+from tickertape.errors import CallerError, OptionError, TickertapeError
+
+FINE, OURS, CALLERS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # exit codes; the last two count as shells do
+
+app = typer.Typer(
+    name="tickertape",
+    epilog="Begin with: tickertape transcribe call.wav",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help comes in half the time, and can be searched and pasted
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code. What the user can mend becomes one line on standard error."""
+    try:
+        return int(app(args=arguments, standalone_mode=False) or FINE)
+    except TickertapeError as error:
+        from tickertape.run import explained, say
+
+        say(explained(error))
+        return CALLERS if isinstance(error, CallerError) else OURS
+    except BrokenPipeError:  # `tickertape ... | head`: nobody listens any more
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("tickertape: interrupted; files that were written are whole\n")
+        return INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not typer's word for a wrong command line
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "tickertape"
+        sys.stderr.write(f"tickertape: {' '.join(error.format_message().split())} Try: {command} --help\n")
+        return CALLERS
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, version: flags.Version = False) -> None:  # noqa: ARG001 - its callback does the work
+    """Turn speech into text with a Whisper checkpoint of your own, on your own machine."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def transcribe(  # noqa: PLR0917 - typer passes them all by name
+    files: flags.Files,
+    model: flags.ModelName = None,
+    formats: flags.Formats = None,
+    output_dir: flags.OutputDir = None,
+    skip_existing: flags.SkipExisting = False,
+    language: flags.Language = None,
+    task: flags.TaskName = flags.Task.transcribe,
+    word_timestamps: flags.WordTimestamps = False,
+    channels: flags.ChannelsMode = flags.Channels.mix,
+    track: flags.Track = None,
+    audio_format: flags.AudioFormat = None,
+    max_hours: flags.MaxHours = 4.0,
+    no_vad: flags.NoVad = False,
+    prompt: flags.Prompt = None,
+    hotwords: flags.Hotwords = None,
+    beam_size: flags.BeamSize = 1,
+    temperature: flags.Temperature = flags.TEMPERATURES,
+    device: flags.DeviceName = flags.Device.auto,
+    compute_type: flags.ComputeType = "auto",
+    precision: flags.PrecisionName = flags.Precision.auto,
+    threads: flags.Threads = None,
+    batch: flags.Batch = 8,
+    base: flags.Base = None,
+    offline: flags.Offline = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Turn recordings into text.
+
+    Text appears while later parts are still being heard. A file that cannot be used does not stop the others. Results
+    are written whole or not at all.
+
+    \b
+    Examples:
+      tickertape transcribe call.wav
+      tickertape transcribe call.wav --format srt > call.srt
+      tickertape transcribe calls/ --format txt,json --output-dir texts --skip-existing
+      tickertape transcribe call.wav --channels split --language german
+      ffmpeg -i film.mkv -f wav - | tickertape transcribe - --model ./my-checkpoint
+
+    \b
+    Exit codes:
+      0  all is well
+      1  Tickertape failed
+      2  something you can mend: a file, an option, a checkpoint
+    130  interrupted; files that were written are whole
+    """  # noqa: D301 - typer's sign for "do not wrap"
+    from tickertape.run import Run
+
+    names = _formats(formats)
+    wanted = {
+        "language": language, "task": task.value, "word_timestamps": word_timestamps, "prompt": prompt,
+        "hotwords": hotwords, "beam_size": beam_size, "temperatures": _temperatures(temperature),
+        "channels": channels.value, "vad": not no_vad, "track": track, "audio_format": audio_format,
+        "max_seconds": max_hours * 3600,
+    }  # fmt: skip
+    settings = {
+        "model": model, "device": device.value, "compute_type": compute_type, "precision": precision.value,
+        "threads": threads, "batch": batch, "base": base, "offline": offline,
+    }  # fmt: skip
+    run = Run.plan(
+        files, output_dir, names, settings, wanted, as_json=as_json, skip_existing=skip_existing, quiet=quiet
+    )
+    raise typer.Exit(run.go())
+
+
+@app.command()
+def prepare(  # noqa: PLR0917 - typer passes them all by name
+    model: flags.ModelArgument,
+    compute_type: flags.StoredType = "int8",
+    base: flags.Base = None,
+    offline: flags.Offline = False,
+    as_json: flags.Json = False,
+    quiet: flags.Quiet = False,
+) -> None:
+    """Make a checkpoint ready for use ahead of its first use, and print where it is kept.
+
+    Other commands do this by themselves when they meet a checkpoint for the first time.
+
+    \b
+    Examples:
+      tickertape prepare ./my-checkpoint
+      tickertape prepare org/whisper-calls@v2 --compute-type float16
+      tickertape prepare ./my-adapter --base openai/whisper-small
+    """  # noqa: D301 - typer's sign for "do not wrap"
+    from tickertape import checkpoints
+    from tickertape.progress import Bar
+    from tickertape.run import emit, say
+
+    with Bar(shown=not quiet and sys.stderr.isatty()) as bar:
+        prepared = checkpoints.prepare(
+            model, base=base, compute_type=compute_type, offline=offline, progress=bar.loading
+        )
+    for notice in () if quiet else prepared.notices:
+        say(f"{notice.message} ({notice.code})")
+    if as_json:
+        emit({"folder": str(prepared.folder), "name": prepared.name, "compute_type": prepared.compute_type})
+    else:
+        typer.echo(prepared.folder)
+
+
+@app.command()
+def info(  # noqa: PLR0917 - typer passes them all by name
+    model: flags.OptionalModel = None,
+    device: flags.DeviceName = flags.Device.auto,
+    compute_type: flags.ComputeType = "auto",
+    precision: flags.PrecisionName = flags.Precision.auto,
+    threads: flags.Threads = None,
+    base: flags.Base = None,
+    offline: flags.Offline = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Print what this machine has, what Tickertape makes of it, and why.
+
+    \b
+    Examples:
+      tickertape info
+      tickertape info ./my-checkpoint
+      tickertape info ./my-checkpoint --json
+    """  # noqa: D301 - typer's sign for "do not wrap"
+    from tickertape.inventory import machine_facts, model_facts
+    from tickertape.run import emit
+
+    facts = machine_facts(device.value)
+    if model is not None:
+        facts |= model_facts(
+            model,
+            device=device.value,
+            compute_type=compute_type,
+            precision=precision.value,
+            threads=threads,
+            base=base,
+            offline=offline,
+        )
+    if as_json:
+        emit(facts)
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:{width}}  {value}")
+
+
+@app.command()
+def serve() -> None:
+    """Serve the API and the page."""
+    raise OptionError("The service follows; this version transcribes files.")
+
+
+def reference() -> str:
+    """`docs/reference/cli.md`, which a test compares with the file."""
+    command = typer.main.get_command(app)
+    context = typer.Context(command, info_name="tickertape", max_content_width=100, terminal_width=100)
+    parts = [_REFERENCE_HEAD, _help_of(command, context)]
+    for name in command.list_commands(context):  # type: ignore[attr-defined]
+        below = command.get_command(context, name)  # type: ignore[attr-defined]
+        parts += [f"## tickertape {name}", _help_of(below, typer.Context(below, info_name=name, parent=context))]
+    return "\n\n".join(parts) + "\n"
+
+
+_REFERENCE_HEAD = """# Command line
+
+<!-- Generated by tickertape.cli.reference(); a test fails when it is out of date. -->"""
+
+
+def _help_of(command: Any, context: typer.Context) -> str:
+    lines = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+    return f"```text\n{lines}\n```"
+
+
+def _formats(given: Sequence[str] | None) -> tuple[str, ...]:
+    """The formats asked for, each once. Raises `OptionError`."""
+    names = [name.strip().lower() for each in given or ("txt",) for name in each.split(",") if name.strip()]
+    names = ["txt" if name == "text" else name for name in names]
+    unknown = [name for name in names if name not in flags.FORMATS]
+    if unknown or not names:
+        raise OptionError(f"--format takes {', '.join(flags.FORMATS)}.", "format", "invalid_format")
+    return tuple(dict.fromkeys(names))
+
+
+def _temperatures(given: str) -> tuple[float, ...]:
+    """Numbers from 0 to 1 with commas between. Raises `OptionError`."""
+    try:
+        values = tuple(float(each) for each in given.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(0.0 <= value <= 1.0 for value in values):
+        raise OptionError(
+            "--temperature takes numbers from 0 to 1, with commas between.", "temperature", "invalid_temperature"
+        )
+    return values
