@@ -41,7 +41,7 @@ def wav(
     data_size: int | None = None,
     tail: bytes = b"",
 ) -> bytes:
-    """A wav of samples [n] or [n, channels], as their type says; every header field can lie. Floats in [-1, 1] stay floats."""
+    """A wav of samples [n] or [n, channels], in the type they have; every field of its header can lie."""
     samples = np.asarray(samples)
     body = np.ascontiguousarray(samples).tobytes()
     bits = samples.dtype.itemsize * 8 if bits is None else bits
@@ -76,7 +76,7 @@ def encode(
     tracks: int = 1,
     video: bool = False,
 ) -> bytes:
-    """Samples [n] or [channels, n] at `source_rate`, encoded at `rate`; `tracks` copies of them, beside a black video."""
+    """Samples [n] or [channels, n] at `source_rate`, encoded at `rate`: `tracks` copies, perhaps beside a video."""
     samples = np.atleast_2d(samples)
     layout = {1: "mono", 2: "stereo"}[samples.shape[0]]
     buffer = io.BytesIO()
@@ -153,7 +153,7 @@ CODECS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "adts": ("adts", "aac", 16_000, {"bit_rate": 64_000}),
     "alac": ("ipod", "alac", 16_000, {}),
     "flac": ("flac", "flac", 16_000, {}),
-    "opus": ("ogg", "libopus", 48_000, {"bit_rate": 24_000}),
+    "opus": ("ogg", "libopus", 48_000, {"bit_rate": 24_000, "options": {"page_duration": "200000"}}),
     "vorbis": ("ogg", "vorbis", 44_100, {"options": {"page_duration": "200000"}}),
     "webm": ("webm", "libopus", 48_000, {"bit_rate": 24_000}),
     "webm_live": ("webm", "libopus", 48_000, {"bit_rate": 24_000, "options": {"live": "1"}}),
@@ -280,8 +280,8 @@ def playlists(victim: str) -> dict[str, bytes]:
         "concat_relative": b"ffconcat version 1.0\nfile secret.wav\n",
         "concat_http": b"ffconcat version 1.0\nfile http://127.0.0.1:9/a.wav\n",
         "sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\n",
-        "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><AdaptationSet><Representation>'
-        b"<BaseURL>http://127.0.0.1:9/a.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>",
+        "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><AdaptationSet>'
+        b"<Representation><BaseURL>http://127.0.0.1:9/a.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>",
         "smil": b'<smil><body><audio src="http://127.0.0.1:9/a.wav"/></body></smil>',
         "cue": f'FILE "{victim}" WAVE\n  TRACK 01 AUDIO\n    INDEX 01 00:00:00\n'.encode(),
         "rtsp": b"rtsptext\nrtsp://127.0.0.1:9/live\n",

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 import numpy as np
 import pytest
 
@@ -341,9 +340,11 @@ def test_row_28_and_29_decode_when_asked() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "mulaw", "mulaw;rate=0", "mulaw;rate=8000;", "mulaw; rate=8000", "opus;rate=48000", "MULAW;rate=8000"]
-    + ["mulaw;rate=8000;channels=9", "gsm;rate=8000;channels=2", "gsm;rate=16000", "g722;rate=8000", "mulaw;rate=٨٠٠٠"]
-    + ["s16le;rate=16000;channels=1;x=2", "concat;rate=8000", "mulaw;rate=8000\n"],
+    [
+        *("", "mulaw", "mulaw;rate=0", "mulaw;rate=8000;", "mulaw; rate=8000", "opus;rate=48000", "MULAW;rate=8000"),
+        *("mulaw;rate=8000;channels=9", "gsm;rate=8000;channels=2", "gsm;rate=16000", "g722;rate=8000"),
+        *("s16le;rate=16000;channels=1;x=2", "concat;rate=8000", "mulaw;rate=8000\n", "mulaw;rate=٨٠٠٠"),
+    ],
 )
 def test_audio_format_is_strict(text: str) -> None:
     """A description of headerless data that is not understood exactly is refused as such."""
@@ -514,7 +515,10 @@ for name, text in formats.items():
     (folder / name).write_bytes(text)
     (folder / (name + ".m3u8")).write_bytes(text)
 seen = []
-sys.addaudithook(lambda event, args: seen.append((event, args[0])) if event == "open" or event.startswith("socket.") else None)
+def watch(event, args):
+    if event == "open" or event.startswith("socket."):
+        seen.append((event, args[0]))
+sys.addaudithook(watch)
 for name, text in formats.items():
     named = io.BytesIO(text)
     named.name = str(folder / (name + ".m3u8"))

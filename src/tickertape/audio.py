@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -123,8 +123,10 @@ def decode(
         job = _Job(file, claim, raw, limits, track, split=channels == "split")
         try:
             result = _run(job)
-            if claim.kind == "matroska" and result.damaged:
-                result = max(result, _run(job, salvage=True), key=lambda each: each.heard)
+            if claim.kind == "matroska" and (result.damaged or result.reach < 0.9 * file.size):
+                salvaged = _run(job, salvage=True)
+                if salvaged.heard > result.heard:
+                    result = replace(salvaged, damaged=max(1, salvaged.damaged))
         except _BROKEN as error:
             raise InvalidAudio(f"The recording is damaged and cannot be decoded. {HINT}") from error
     return Audio(result.samples, (*result.notices, *_verdict(result, claim, limits)))
@@ -148,6 +150,7 @@ class _Result:
     heard: float  # seconds, without the silence that stands for lost audio
     damaged: int  # packets, and gaps between them
     decoded: int  # packets
+    reach: int  # bytes of the file up to the end of the last packet
     replaced: int  # samples
     nothing_finite: bool
     cancelled: bool
@@ -166,7 +169,9 @@ def _run(job: _Job, salvage: bool = False) -> _Result:
     samples = sink.finish()
     heard = (samples.shape[1] - sink.silent) / SAMPLE_RATE
     bad = bool(sink.replaced) and sink.replaced == sink.seen
-    return _Result(samples, notices, declared, heard, pump.damaged, pump.decoded, sink.replaced, bad, sink.cancelled)
+    return _Result(
+        samples, notices, declared, heard, pump.damaged, pump.decoded, pump.reach, sink.replaced, bad, sink.cancelled
+    )
 
 
 # ---- what comes in ----
@@ -375,17 +380,20 @@ class _Pump:
     def __init__(self, stream: Any, sink: _Sink) -> None:
         self._sink = sink
         self._codec: str = stream.codec_context.name
+        self._is_adts = stream.container.format.name == "aac"
         self._decoder = _decoder(stream)
         self._tick = float(stream.time_base)
         self._next: float | None = None  # seconds at which the next packet should start
         self._failing = False  # the packet before was lost, so that a gap is no news
         self.damaged = 0
         self.decoded = 0
+        self.reach = 0
 
     def run(self, packets: Iterator[Any], look_ahead: Callable[[], None]) -> None:
         """Decode them all; `look_ahead` is called once if the recording turns out to be long."""
         looked = False
         for packet in packets:
+            self.reach = max(self.reach, (packet.pos or 0) + packet.size)
             self._keep_time(packet)
             if self._is_sound(packet):
                 self._decode(packet)
@@ -416,11 +424,13 @@ class _Pump:
 
     def _is_sound(self, packet: Any) -> bool:
         """Whether to decode the packet. Codecs without checksums leave other traces of damage, noted here."""
-        is_pcm = self._codec.startswith("pcm_")  # where a short last packet is only the end of the file
-        if (packet.is_corrupt and not is_pcm) or (
-            self._codec == "flac" and packet.pts is None and self._next is not None
-        ):
-            self.damaged += 1  # FFmpeg's FLAC parser gives what it found around damage without a time
+        if packet.is_corrupt and not self._codec.startswith("pcm_"):  # there it is only the end of the file
+            self.damaged += 1
+        if self._codec == "flac" and packet.pts is None and self._next is not None:
+            self.damaged += 1  # FFmpeg's parser gives what it found around damage without a time
+        if self._is_adts:
+            head = bytes(memoryview(packet)[3:6]).ljust(3, b"\0")  # the header states the frame's length
+            self.damaged += (head[0] & 3) << 11 | head[1] << 3 | head[2] >> 5 != packet.size
         if self._codec in PREFERRED_DECODERS:
             first = bytes(memoryview(packet)[:1])[0]  # RFC 4867 section 5.3: P FT FT FT FT Q P P
             self.damaged += not first & 4  # Q: the frame was damaged before it was stored
@@ -461,18 +471,26 @@ def _decoder(stream: Any) -> Any:
 
 def _packets(container: Any, stream: Any, damage: Callable[[], None]) -> Iterator[Any]:
     """Packets with content. A read error ends PyAV's generator, not the file: begin another where it stopped."""
-    errors = 0
-    while errors < MAX_READ_ERRORS:
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    errors = 0
-                    yield packet
-        except _BROKEN:
-            errors += 1
-            damage()
-        else:
+    errors, progress = 0, True
+    while progress or errors < MAX_READ_ERRORS:
+        failed, progress = yield from _packets_until_error(container, stream)
+        if not failed:
             return
+        damage()
+        errors = 1 if progress else errors + 1
+
+
+def _packets_until_error(container: Any, stream: Any) -> Generator[Any, None, tuple[bool, bool]]:
+    """Packets; returns whether reading failed, and whether there was a packet before that."""
+    some = False
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                some = True
+                yield packet
+    except _BROKEN:
+        return True, some
+    return False, some
 
 
 def _salvaged(job: _Job, container: Any, stream: Any) -> Iterator[Any]:
@@ -578,19 +596,18 @@ class _Sink:
         self._convert()
         if self._resampler is not None:
             for frame in self._resampler.resample(None):
-                self._write(_planes(frame, np.float32))
+                self._write(_block([frame], np.float32))
         self._resampler = None
 
     def _convert(self) -> None:
-        if not self._pending:
+        if not self._pending_samples:
             return
         name, layout, rate = self._form
         dtype, zero, full = _DTYPES[name.rstrip("p")]
-        parts = [_planes(frame, dtype) for frame in self._pending]
-        block = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        block = _block(self._pending, dtype)
         self._pending, self._pending_samples = [], 0
         with np.errstate(over="ignore"):
-            samples = block.astype(np.float32, order="C")
+            samples = block.astype(np.float32, order="C", copy=False)
         if zero:
             samples -= np.float32(zero)
         if full != 1.0:
@@ -604,8 +621,7 @@ class _Sink:
 
     def _make_finite(self, samples: Samples) -> None:
         """Float files may hold anything. Decoders overshoot full scale a little, which is left for the final clip."""
-        peak = np.abs(samples).max(initial=0.0)
-        if peak <= 8.0:
+        if samples.max() <= 8.0 and samples.min() >= -8.0:  # never true of NaN
             return
         wrong = ~np.isfinite(samples)
         samples[wrong] = 0.0
@@ -650,7 +666,7 @@ class _Sink:
         frame = av.AudioFrame.from_ndarray(packed, "flt", layout)
         frame.sample_rate = rate
         for out in self._resampler.resample(frame):
-            self._write(_planes(out, np.float32))
+            self._write(_block([out], np.float32))
 
     def _write(self, samples: NDArray[np.float32]) -> None:
         count = samples.shape[1]
@@ -667,14 +683,17 @@ class _Sink:
         self._length = end
 
 
-def _planes(frame: Any, dtype: Any) -> NDArray[Any]:
-    """A frame's samples, [channels, n], without copying where the layout allows."""
-    planes, count, width = frame.planes, frame.samples, frame.layout.nb_channels
-    if frame.format.is_planar and width > 1:
-        return np.stack([np.frombuffer(plane, dtype, count) for plane in planes[:width]])
-    packed: NDArray[Any] = np.frombuffer(planes[0], dtype, count * width)
-    columns: NDArray[Any] = packed.reshape(count, width).T
-    return columns
+def _block(frames: list[Any], dtype: Any) -> NDArray[Any]:
+    """The samples of frames of one form, [channels, n], in memory of their own."""
+    width = frames[0].layout.nb_channels
+    if not frames[0].format.is_planar:
+        packed = [np.frombuffer(frame.planes[0], dtype, frame.samples * width) for frame in frames]
+        columns: NDArray[Any] = np.concatenate(packed).reshape(-1, width).T
+        return columns
+    parts = [(frame.planes, frame.samples) for frame in frames]
+    return np.stack(
+        [np.concatenate([np.frombuffer(planes[row], dtype, count) for planes, count in parts]) for row in range(width)]
+    )
 
 
 # ---- what to say about it ----

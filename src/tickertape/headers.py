@@ -5,7 +5,8 @@ file without its last page, an mp3 shorter than its Xing header says). `read_cla
 concerned and returns an empty claim for the rest. It is pure: bytes in, one value out, no exception for any input.
 
 Sources: RIFF/WAVE (Microsoft, 1991), the Xing/LAME and VBRI header descriptions, RFC 3533 (Ogg), RFC 7845 (Opus),
-RFC 9639 (FLAC), Apple's Core Audio Format specification, ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), the ASF specification.
+RFC 9639 (FLAC), Apple's Core Audio Format specification, ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), RFC 9559
+(Matroska), the ASF specification.
 """
 
 from __future__ import annotations
@@ -48,23 +49,21 @@ class Claim:
 def read_claim(read: ReadAt, size: int) -> Claim:
     """Read what the `size` bytes behind `read` claim to be. Unknown or damaged headers give an empty claim."""
     head = read(0, HEAD_BYTES)
+    readers: list[tuple[int, bytes, Callable[[bytes, ReadAt, int], Claim]]] = [
+        (8, b"WAVE", _wav),
+        (0, b"OggS", _ogg),
+        (0, b"fLaC", _flac),
+        (4, b"ftyp", _mp4),
+        (0, b"\x1a\x45\xdf\xa3", _matroska),
+        (0, b"caff", _caf),
+        (0, _ASF_HEADER, _asf),
+        (0, b"ID3", _mp3),
+        (0, b"\xff", _mp3),
+    ]
     try:
-        if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-            return _wav(head, read, size)
-        if head[:4] == b"OggS":
-            return _ogg(head, read(max(0, size - 2 * HEAD_BYTES), 2 * HEAD_BYTES))
-        if head[:4] == b"fLaC":
-            return _flac(head)
-        if head[4:8] == b"ftyp":
-            return _mp4(read, size)
-        if head[:4] == b"\x1a\x45\xdf\xa3":
-            return Claim("matroska", cut=_segment_end(head) > size or _last_cluster_end(read, size) > size)
-        if head[:4] == b"caff":
-            return Claim("caf", cut=_caf_end(read, size) > size)
-        if head[:16] == _ASF_HEADER:
-            return Claim("asf", protected=any(mark in head for mark in _ASF_PROTECTION))
-        if head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
-            return _mp3(read)
+        for offset, magic, reader in readers:
+            if head.startswith(magic, offset):
+                return reader(head, read, size)
     except (struct.error, IndexError, ZeroDivisionError):
         return Claim()
     return Claim()
@@ -116,13 +115,14 @@ def _chunk_follows(read: ReadAt, offset: int, size: int) -> bool:
     return False
 
 
-def _flac(head: bytes) -> Claim:
+def _flac(head: bytes, _read: ReadAt, _size: int) -> Claim:
     packed = int.from_bytes(head[18:26], "big")  # 20 bits rate, 3 channels, 5 bits per sample, 36 total samples
     rate, total = packed >> 44, packed & (2**36 - 1)
     return Claim("flac", total / rate if total else None)
 
 
-def _ogg(head: bytes, tail: bytes) -> Claim:
+def _ogg(head: bytes, read: ReadAt, size: int) -> Claim:
+    tail = read(max(0, size - 2 * HEAD_BYTES), 2 * HEAD_BYTES)
     serial, rate, skip = _ogg_codec(head)
     if not rate:
         return Claim("ogg")
@@ -162,7 +162,7 @@ def _ogg_pages(data: bytes) -> Iterator[int]:
         page = data.find(b"OggS\0", page + 27)
 
 
-def _mp3(read: ReadAt) -> Claim:
+def _mp3(_head: bytes, read: ReadAt, _size: int) -> Claim:
     start = 0
     tag = read(0, 10)
     if tag[:3] == b"ID3":
@@ -188,21 +188,24 @@ def _mp3(read: ReadAt) -> Claim:
     return Claim("mp3", max(0, samples) / rate if frames else None)
 
 
-def _caf_end(read: ReadAt, size: int) -> int:
-    """Where a Core Audio file's last chunk should end; a size of -1 stands for the rest of the file."""
+def _asf(head: bytes, _read: ReadAt, _size: int) -> Claim:
+    return Claim("asf", protected=any(mark in head for mark in _ASF_PROTECTION))
+
+
+def _caf(_head: bytes, read: ReadAt, size: int) -> Claim:
     offset = 8
     for _ in range(64):
         header = read(offset, 12)
         if len(header) < 12 or offset >= size:
             break
         length = int.from_bytes(header[4:], "big", signed=True)
-        if length < 0:
-            return 0
+        if length < 0:  # -1 stands for the rest of the file
+            break
         offset += 12 + length
-    return offset
+    return Claim("caf", cut=offset > size)
 
 
-def _mp4(read: ReadAt, size: int) -> Claim:
+def _mp4(_head: bytes, read: ReadAt, size: int) -> Claim:
     offset, cut = 0, False
     index = b""
     for _ in range(100_000):
@@ -220,6 +223,10 @@ def _mp4(read: ReadAt, size: int) -> Claim:
         cut = offset > size
     entries = {index[found.end() + 12 : found.end() + 16] for found in re.finditer(b"stsd", index)}
     return Claim("mp4", cut=cut, no_index=not index, protected=bool(entries & {b"enca", b"drms"}))
+
+
+def _matroska(head: bytes, read: ReadAt, size: int) -> Claim:
+    return Claim("matroska", cut=max(_segment_end(head), _last_cluster_end(read, size)) > size)
 
 
 def _segment_end(head: bytes) -> int:
