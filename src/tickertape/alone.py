@@ -1,0 +1,107 @@
+"""Everything in one process, without Ray: the same application under uvicorn, its engines in threads.
+
+For the smallest machines, for development, and wherever a second of start-up and a hundred megabytes count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from tickertape.frame import event_line, to_stdout
+from tickertape.lines import speak_json
+from tickertape.local import LocalBackend
+from tickertape.pipeline import Model
+from tickertape.roster import open_detector, open_engine, sources
+from tickertape.settings import Settings
+
+BACKLOG = 2048  # connections that wait to be accepted
+LAST_WORDS = 2  # seconds for connections to close once every request is answered
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
+    return asyncio.run(_serve(settings.resolve()))
+
+
+async def _serve(settings: Settings) -> int:
+    listener = listen(settings)  # before the models: a port that is taken shows at once
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    models = await asyncio.to_thread(open_models, settings)
+    app = create(models, settings)
+    server = _server(app, settings)
+    serving = asyncio.ensure_future(server.serve([listener]))
+    to_stdout(event_line("INFO", "listening", host=settings.host, port=listener.getsockname()[1]))
+    waiting = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    drained = await app.state.service.drain()
+    to_stdout(event_line("INFO" if drained else "WARNING", "drained" if drained else "the grace ended first"))
+    server.should_exit = True
+    await serving
+    return 0
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket on the wanted address. Raises `OptionError` where that is taken or not allowed."""
+    from tickertape.errors import OptionError
+
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        message = f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another port."
+        raise OptionError(message, "port", "invalid_settings") from error
+    return listener
+
+
+def open_models(settings: Settings) -> dict[str, Model]:
+    """Open every model with an engine and a micro-batcher of its own."""
+    models: dict[str, Model] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="detector") as aside:
+        detector = aside.submit(open_detector, settings)
+        for name, source in sources(settings).items():
+            opened = open_engine(name, source, settings)
+            to_stdout(event_line("INFO", "an engine is ready", model=name, chosen=opened.reasons))
+            backend = LocalBackend(opened.engine, batch=settings.batch)
+            models[name] = replace(opened.model, backend=backend, detect=detector.result())
+    return models
+
+
+def create(models: Mapping[str, Model], settings: Settings) -> Any:
+    """The application, with the page."""
+    from tickertape.api import create_app
+    from tickertape.ingress import add_page
+
+    app = create_app(models, settings)
+    add_page(app, models, settings)
+    return app
+
+
+def _server(app: Any, settings: Settings) -> Any:
+    """uvicorn, without its signal handlers: it would turn new clients away while old requests finish."""
+    import uvicorn
+
+    speak_json()
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(settings.keep_alive),
+        timeout_graceful_shutdown=LAST_WORDS,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    return server
