@@ -1,0 +1,147 @@
+"""Settings: where they come from, which are refused, what is derived."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickertape import settings
+from tickertape.errors import OptionError
+from tickertape.machine import Detected
+from tickertape.settings import MEBIBYTE, Settings, derive
+
+REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "settings.md"
+GIBIBYTE = 1024 * MEBIBYTE
+
+
+def machine(cores: int = 2, memory: int = 4 * GIBIBYTE) -> tuple[Detected, Detected]:
+    return Detected(cores, f"{cores} cores are visible"), Detected(memory, "the machine's memory")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("PORT", "GOOGLE_CLOUD_PROJECT"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_flags_win_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source gives way to the one before it; a flag that was not given is no flag."""
+    file = tmp_path / "tickertape.toml"
+    file.write_text('port = 1\nbatch = 1\nbeam_size = 1\nmodels = ["a=x", "b=y"]\n')
+    monkeypatch.setenv("TICKERTAPE_PORT", "2")
+    monkeypatch.setenv("TICKERTAPE_BATCH", "2")
+    loaded = Settings.load(file, port=3, host=None)
+    assert (3, 2, 1, ("a=x", "b=y")) == (loaded.port, loaded.batch, loaded.beam_size, loaded.models)
+
+
+def test_yaml_files_are_read(tmp_path: Path) -> None:
+    """A YAML file does as well as TOML."""
+    file = tmp_path / "tickertape.yaml"
+    file.write_text("port: 9\ncors_origins: [https://a.example]\n")
+    assert (9, ("https://a.example",)) == (Settings.load(file).port, Settings.load(file).cors_origins)
+
+
+def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several models fit into one variable."""
+    monkeypatch.setenv("TICKERTAPE_MODELS", "a=/x, b=/y")
+    assert ("a=/x", "b=/y") == Settings.load().models
+
+
+def test_foreign_variables_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PORT and GOOGLE_CLOUD_PROJECT count, unless our own variable is set."""
+    monkeypatch.setenv("PORT", "7")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
+    assert (7, "p") == (Settings.load().port, Settings.load().project)
+    monkeypatch.setenv("TICKERTAPE_PORT", "8")
+    assert 8 == Settings.load().port
+
+
+def test_the_constructor_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Settings()` is the defaults wherever it runs."""
+    monkeypatch.setenv("TICKERTAPE_PORT", "1")
+    monkeypatch.setenv("PORT", "2")
+    assert 8080 == Settings().port
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TICKERTAPE_PROT", "1"), ("TICKERTAPE_PORT", "x"), ("TICKERTAPE_PORT", "70000")]
+)
+def test_bad_variables_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """A misspelt variable or a bad value stops the start; the message names it."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(OptionError) as raised:
+        Settings.load()
+    assert variable.removeprefix("TICKERTAPE_").lower() in raised.value.message.lower()
+    assert "invalid_settings" == raised.value.code
+
+
+@pytest.mark.parametrize("text", ["prot = 1", "port = [", "port = 'x'", "keys_file = 5"])
+def test_bad_files_are_refused(tmp_path: Path, text: str) -> None:
+    """Unknown names, bad syntax and bad values in the file are refused alike."""
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(OptionError):
+        Settings.load(file)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """A file that was named must be there."""
+    with pytest.raises(OptionError):
+        Settings.load(tmp_path / "none.toml")
+
+
+def test_values_are_not_repeated_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in the wrong place may be a secret."""
+    monkeypatch.setenv("TICKERTAPE_PORT", "tt-secret")
+    with pytest.raises(OptionError) as raised:
+        Settings.load()
+    assert "secret" not in str(raised.value)
+
+
+def test_derived_values_come_with_reasons() -> None:
+    """What was left alone is derived from the machine, and says why; what was set stays."""
+    resolved = Settings(batch=3).resolve(*machine())
+    assert (2, 3, 2, 128 * MEBIBYTE) == (
+        resolved.threads,
+        resolved.batch,
+        resolved.decode_threads,
+        resolved.body_limit,
+    )
+    assert "2 cores are visible, for 1 engine(s)" == resolved.reasons["threads"]
+    assert "batch" not in resolved.reasons
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    """A resolved value is as good as a set one; its reason is kept."""
+    once = Settings().resolve(*machine())
+    twice = once.resolve(*machine(cores=64, memory=64 * GIBIBYTE))
+    assert (once, once.reasons) == (twice, twice.reasons)
+
+
+@given(
+    cores=st.integers(1, 256),
+    memory=st.integers(256 * MEBIBYTE, 1024 * GIBIBYTE),
+    engines=st.integers(1, 64),
+)
+def test_derived_values_fit_any_machine(cores: int, memory: int, engines: int) -> None:
+    """Everything is positive; the longest recording and two uploads always find room."""
+    resolved = Settings(engine_replicas=engines).resolve(*machine(cores, memory))
+    figures = derive(Settings(engine_replicas=engines), *machine(cores, memory))
+    assert all(getattr(resolved, name) > 0 for name in figures)
+    assert resolved.audio_seconds_in_flight >= resolved.max_audio_seconds
+    assert resolved.upload_room >= 2 * resolved.body_limit
+    assert resolved.threads * engines <= max(cores, engines)
+    assert set(figures) == set(resolved.reasons)
+
+
+def test_the_reference_is_current() -> None:
+    """docs/reference/settings.md is what the table says."""
+    assert settings.reference() == REFERENCE.read_text(encoding="utf-8")
+
+
+def test_every_setting_is_explained() -> None:
+    """No knob is without a help text."""
+    assert [] == [name for name, field in Settings.model_fields.items() if not field.description]
