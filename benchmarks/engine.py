@@ -1,0 +1,405 @@
+"""Tickertape's engine beside faster-whisper, Hugging Face's pipeline and openai-whisper, on this machine.
+
+    python -m benchmarks.engine                         # everything: about an hour on two cores
+    python -m benchmarks.engine --only throughput --shape base --rounds 3
+
+Every system decodes the same clips greedily, with the same number of new tokens a window and the same threads, in a
+process of its own; runs alternate. Weights are random in Whisper's true shapes, and never end a text by themselves.
+Finished measurements are kept in `--work` and not run again; the last line printed is the result as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.systems import RATE, WINDOW
+
+ROOT = Path(__file__).parents[1]
+SHAPES = ("tiny", "base", "small")
+PACKAGES = ("ctranslate2", "openvino", "faster-whisper", "torch", "transformers", "openai-whisper", "numpy")
+
+# name in the table: system, batch, the share of the clips it gets (the slow ones would take all day)
+CONTENDERS = {
+    "tickertape, batch 8": ("tickertape", 8, 1.0),
+    "faster-whisper batched, batch 8": ("faster-whisper-batched", 8, 1.0),
+    "tickertape, one at a time": ("tickertape", 1, 0.25),
+    "faster-whisper, one at a time": ("faster-whisper", 1, 0.25),
+    "Hugging Face pipeline": ("hugging-face", 1, 0.125),
+    "Hugging Face pipeline, one recording": ("hugging-face-whole", 1, 0.25),
+    "openai-whisper": ("openai-whisper", 1, 0.125),
+}
+SLOW = ("Hugging Face", "openai")  # run twice, whatever `--rounds` says
+
+Result = dict[str, Any]
+
+
+class Worker:
+    """A system in its own process, which runs when asked."""
+
+    def __init__(self, system: str, checkpoint: Path, work: Path, *, batch: int, tokens: int, threads: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.systems", system, "--checkpoint", str(checkpoint), "--cache",
+                   str(work / "cache"), "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads)]  # fmt: skip
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        self._started = time.perf_counter()
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+                                         cwd=ROOT, env=environment)  # fmt: skip
+
+    def ready(self) -> Result:
+        """Wait until it is loaded. Raises `RuntimeError` with its last words."""
+        return self._read() | {"start_seconds": time.perf_counter() - self._started}
+
+    def run(self, clips: Path, count: int) -> Result:
+        """Transcribe the first `count` clips of a file."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"clips": str(clips), "count": count}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Result:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if line:
+            answer: Result = json.loads(line)
+            return answer
+        self._process.wait()
+        self._log.seek(0)
+        words = self._log.read().strip().splitlines() or ["no reason given"]
+        raise RuntimeError(words[-1])
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
+
+
+class Bench:
+    """What all measurements share: clips, checkpoints, finished results, and neighbours that may be paused."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.work: Path = given.work
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.clips = self.work / "clips.npz"
+        if not self.clips.exists():
+            np.savez(self.clips, *[voice(WINDOW, seed) for seed in range(16)])
+        self.short = self.work / "short.npz"
+        if not self.short.exists():
+            np.savez(self.short, *[voice(3 * RATE, seed) for seed in range(8)])
+
+    def kept(self, name: str, measure: Callable[[], Result]) -> Result:
+        """The result under that name, measured now unless it is on the disk."""
+        path = self.work / f"{name}.json"
+        if not path.exists() or self.given.fresh:
+            result = measure() | {"load_average": os.getloadavg()[0]}
+            path.write_text(json.dumps(result, indent=1))
+        kept: Result = json.loads(path.read_text())
+        return kept
+
+    def checkpoint(self, shape: str, context: str = "full") -> Path:
+        """A checkpoint of random weights that never ends its text."""
+        folder = self.work / f"{shape}-{context}"
+        if not (folder / "generation_config.json").exists():
+            from tests.checkpoint_factory import make_checkpoint
+
+            make_checkpoint(folder, shape, config={"audio_context": context})
+            path = folder / "generation_config.json"
+            settings = json.loads(path.read_text())
+            settings["suppress_tokens"] = sorted({*settings["suppress_tokens"], settings["eos_token_id"]})
+            path.write_text(json.dumps(settings))
+        return folder
+
+    def worker(self, system: str, checkpoint: Path, *, batch: int, tokens: int) -> Worker:
+        return Worker(system, checkpoint, self.work, batch=batch, tokens=tokens, threads=self.given.threads)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Stop the neighbours named by `--pause` for as long as something is timed."""
+        for pid in self.given.pause:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in self.given.pause:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+def voice(length: int, seed: int) -> np.ndarray:
+    """Something like speech, shape [length]: a gliding pitch with harmonics in syllables and phrases, and breath."""
+    random, time_ = np.random.default_rng(seed), np.arange(length) / RATE
+    pitch = 2 * np.pi * np.cumsum(120 + 10 * seed + 25 * np.sin(2 * np.pi * 0.7 * time_ + seed)) / RATE
+    sound = sum(np.sin(k * pitch) / k for k in range(1, 9))
+    syllables = np.clip(np.sin(2 * np.pi * 3.1 * time_), 0, 1) * (np.sin(2 * np.pi * time_ / 7 + seed) > -0.7)
+    return (0.25 * sound * syllables + random.standard_normal(length) * 0.005).astype(np.float32)
+
+
+# --- measurements
+
+
+def throughput(bench: Bench, shape: str, tokens: int) -> Result:
+    """Audio seconds per second of every system, runs alternating."""
+    checkpoint = bench.checkpoint(shape)
+    workers: dict[str, Worker] = {}
+    loads: dict[str, Result] = {}
+    skipped: dict[str, str] = {}
+    counts = {}
+    chosen = {name: entry for name, entry in CONTENDERS.items() if not bench.given.fast or not name.startswith(SLOW)}
+    bench.worker("tickertape", checkpoint, batch=1, tokens=tokens).close()  # prepares
+    for name, (system, batch, share) in chosen.items():
+        worker = bench.worker(system, checkpoint, batch=batch, tokens=tokens)
+        try:
+            loads[name] = worker.ready()
+            worker.run(bench.clips, 1)  # warm
+        except RuntimeError as error:
+            skipped[name] = str(error)
+            continue
+        workers[name], counts[name] = worker, max(1, round(bench.given.clips * share))
+    runs: dict[str, list[Result]] = {name: [] for name in workers}
+    for turn in range(bench.given.rounds):
+        for name, worker in workers.items():
+            if turn < 2 or not name.startswith(SLOW):
+                with bench.quiet():
+                    runs[name].append(worker.run(bench.clips, counts[name]))
+    for worker in workers.values():
+        worker.close()
+    systems = {name: summary(runs[name]) | {"load_seconds": loads[name]["load_seconds"]} for name in workers}
+    return {"shape": shape, "tokens": tokens, "systems": systems, "skipped": skipped}
+
+
+def summary(runs: Sequence[Result]) -> Result:
+    """Medians of several runs; the peak of memory is the last one's."""
+    seconds = [run["seconds"] for run in runs]
+    made = sorted({count for run in runs for count in run["tokens"]})
+    return {
+        "audio_seconds": runs[0]["audio_seconds"], "median_seconds": statistics.median(seconds), "best_seconds": min(seconds),
+        "all_seconds": [round(value, 3) for value in seconds], "runs": len(runs), "tokens_made": made,
+        "windows": len(runs[0]["tokens"]), "speed": runs[0]["audio_seconds"] / statistics.median(seconds),
+        "best_speed": runs[0]["audio_seconds"] / min(seconds),
+        "cpu_seconds": statistics.median(run["cpu_seconds"] for run in runs), "peak_bytes": runs[-1]["peak_bytes"],
+    }  # fmt: skip
+
+
+def memory(bench: Bench, shape: str) -> Result:
+    """The peak of resident memory after one batch of 8, each system alone."""
+    peaks = {}
+    for name in ("tickertape", "faster-whisper-batched"):
+        worker = bench.worker(name, bench.checkpoint(shape), batch=8, tokens=50)
+        loaded = worker.ready()["peak_bytes"]
+        peaks[name] = {"loaded_bytes": loaded, "peak_bytes": worker.run(bench.clips, 8)["peak_bytes"]}
+        worker.close()
+    ratio = peaks["tickertape"]["peak_bytes"] / peaks["faster-whisper-batched"]["peak_bytes"]
+    return {"shape": shape, "systems": peaks, "ratio": ratio}
+
+
+def trimmed(bench: Bench, shape: str, tokens: int = 12) -> Result:
+    """A clip of 3 s and a dozen tokens: encoder given 30 s, and given 3 s."""
+    workers = {
+        context: bench.worker("tickertape", bench.checkpoint(shape, context), batch=1, tokens=tokens)
+        for context in ("full", "trimmed")
+    }
+    for worker in workers.values():
+        worker.ready()
+        worker.run(bench.short, 2)
+    runs: dict[str, list[Result]] = {context: [] for context in workers}
+    for _ in range(2 * bench.given.rounds):
+        for context, worker in workers.items():
+            with bench.quiet():
+                runs[context].append(worker.run(bench.short, 4))
+    for worker in workers.values():
+        worker.close()
+    contexts = {context: summary(own) for context, own in runs.items()}
+    ratio = contexts["full"]["median_seconds"] / contexts["trimmed"]["median_seconds"]
+    return {"shape": shape, "tokens": tokens, "contexts": contexts, "ratio": ratio}
+
+
+def shares(bench: Bench, shape: str, tokens: int) -> Result:
+    """Where the time of a long recording goes, from the bytes of a compressed file to text."""
+    script = f"from benchmarks.shares import main; main({str(bench.checkpoint(shape))!r}, {str(bench.work)!r}, {tokens}, {bench.given.rounds}, {bench.given.threads})"  # noqa: E501
+    with bench.quiet():
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    found: Result = json.loads(done.stdout.splitlines()[-1])
+    return {"shape": shape, "tokens": tokens, **found}
+
+
+def start(bench: Bench, shape: str) -> Result:
+    """From process to first text, the model being prepared: the median of several starts."""
+    checkpoint = ROOT / "checkpoint" if (ROOT / "checkpoint" / "config.json").exists() else bench.checkpoint(shape)
+    seconds: dict[str, list[float]] = {"tickertape": [], "faster-whisper": []}
+    for _ in range(max(2, bench.given.rounds)):
+        for system, found in seconds.items():
+            with bench.quiet():
+                began = time.perf_counter()
+                worker = bench.worker(system, checkpoint, batch=1, tokens=12)
+                worker.ready()
+                worker.run(bench.short, 1)
+                found.append(time.perf_counter() - began)
+            worker.close()
+    return {"shape": "checkpoint" if checkpoint.name == "checkpoint" else shape,
+            **{system: {"median_seconds": statistics.median(found), "all_seconds": found} for system, found in seconds.items()}}  # fmt: skip
+
+
+# --- the report
+
+
+def machine() -> Result:
+    """What the figures depend on."""
+    from tickertape.machine import cores, instruction_sets, memory, processor
+
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.strip()
+    return {"processor": processor(), "instruction_sets": instruction_sets(), "cores": cores().value,
+            "memory_bytes": memory().value, "python": sys.version.split()[0], "versions": versions, "commit": commit}  # fmt: skip
+
+
+def rows(results: dict[str, Result]) -> Iterator[tuple[str, ...]]:
+    """The table of throughput: one row for each system and shape."""
+    for result in (result for name, result in results.items() if name.startswith("throughput")):
+        base = result["systems"].get("tickertape, batch 8")
+        for name, one in result["systems"].items():
+            made = (
+                "-".join(str(count) for count in {min(one["tokens_made"]), max(one["tokens_made"])})
+                if one["tokens_made"]
+                else ""
+            )
+            yield (
+                f"{result['shape']}, {result['tokens']} tokens", name, str(one["runs"]), f"{one['windows']}", made,
+                f"{1000 * one['median_seconds'] / one['windows']:.0f}", f"{one['speed']:.1f}",
+                f"{base['speed'] / one['speed']:.2f}" if base else "", f"{one['peak_bytes'] / 2**20:.0f}",
+            )  # fmt: skip
+        for name, reason in result["skipped"].items():
+            yield (f"{result['shape']}, {result['tokens']} tokens", name, "0", "", "", "skipped", reason[:60], "", "")
+
+
+HEADINGS = (
+    "shape",
+    "system",
+    "runs",
+    "windows",
+    "tokens made",
+    "ms a window",
+    "audio s/s",
+    "Tickertape b8 is x times",
+    "peak MiB",
+)
+
+
+def report(results: dict[str, Result], where: Path | None, settings: Result) -> None:
+    """Print a table for people and one line for machines; write both to files."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*HEADINGS)
+    for row in rows(results):
+        table.add_row(*row)
+    console = Console(width=150)
+    console.print(table)
+    others = [line for name, result in results.items() for line in sentences(name, result)]
+    console.print("\n".join(others))
+    facts = machine()
+    document = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "machine": facts,
+                "settings": settings, "results": results}  # fmt: skip
+    if where is not None:
+        where.mkdir(parents=True, exist_ok=True)
+        stem = where / f"engine-{document['date'][:10]}"
+        stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+        lines = [
+            f"# Engine benchmark, {document['date']}", "", f"{facts['processor']}, {facts['cores']} cores "
+            f"({', '.join(facts['instruction_sets'])}); commit {facts['commit']}; " +
+            ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".", "",
+            "| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS),
+            *("| " + " | ".join(row) + " |" for row in rows(results)), "", *(f"- {line}" for line in others), ""]  # fmt: skip
+        stem.with_suffix(".md").write_text("\n".join(lines))
+    print(json.dumps(document))
+
+
+def sentences(name: str, result: Result) -> Iterator[str]:
+    """What the other measurements found, in words."""
+    if name.startswith("memory"):
+        peaks = {system: f"{found['peak_bytes'] / 2**20:.0f} MiB" for system, found in result["systems"].items()}
+        yield f"Peak memory, {result['shape']} shape, one batch of 8: {peaks}; ratio {result['ratio']:.2f}."
+    elif name.startswith("trimmed"):
+        each = {context: f"{250 * found['median_seconds']:.0f} ms" for context, found in result["contexts"].items()}
+        yield f"A 3 s clip, {result['shape']} shape, {result['tokens']} tokens: {each}; {result['ratio']:.1f} times faster trimmed."
+    elif name.startswith("shares"):
+        yield f"Shares of {result['audio_seconds']:.0f} s of {result['format']}, {result['shape']} shape: {result['percent']}."
+    elif name.startswith("start"):
+        each = {system: f"{result[system]['median_seconds']:.2f} s" for system in ("tickertape", "faster-whisper")}
+        yield f"Process to first text, {result['shape']}, prepared: {each}."
+
+
+def plan(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """Every measurement that was asked for, by name."""
+    only, given = set(bench.given.only), bench.given
+    for shape in given.shape:
+        if "throughput" in only:
+            for tokens in given.tokens:
+                yield (
+                    f"throughput-{shape}-{tokens}",
+                    lambda shape=shape, tokens=tokens: throughput(bench, shape, tokens),
+                )
+        if "trimmed" in only:
+            yield f"trimmed-{shape}", lambda shape=shape: trimmed(bench, shape)
+        if "memory" in only and shape == "base":
+            yield f"memory-{shape}", lambda shape=shape: memory(bench, shape)
+        if "shares" in only and shape == "base":
+            yield f"shares-{shape}", lambda shape=shape: shares(bench, shape, 100)
+    if "start" in only:
+        yield "start", lambda: start(bench, "tiny")
+
+
+MEASUREMENTS = ("throughput", "trimmed", "memory", "shares", "start")
+
+
+def main() -> None:
+    """Measure, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="which measurements")
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=SHAPES)
+    parser.add_argument("--tokens", nargs="+", type=int, default=(50, 100), help="new tokens for each window")
+    parser.add_argument("--clips", type=int, default=16, help="30 s windows in one run of the fast systems, at most 16")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each system; the slow ones run at most twice")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fast", action="store_true", help="leave the slow systems out")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is in --work")
+    parser.add_argument(
+        "--pause", nargs="*", type=int, default=[], metavar="PID", help="processes to stop while timing"
+    )
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tickertape-bench")
+    parser.add_argument("--results", type=Path, help="folder for the JSON and the table, such as benchmarks/results")
+    given = parser.parse_args()
+    bench = Bench(given)
+    results = {}
+    for name, measure in plan(bench):
+        print(f"{name} ...", file=sys.stderr)
+        results[name] = bench.kept(name, measure)
+    settings = {"threads": given.threads, "greedy": True, "timestamps": False, "encoder": "auto", "decoder": "int8"}
+    report(results, given.results, settings)
+
+
+if __name__ == "__main__":
+    main()
