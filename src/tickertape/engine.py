@@ -119,7 +119,8 @@ class WhisperEngine:
         )
         encoder = None
         if device == "cpu" and prepared.encoder is not None:
-            encoder = Encoder(prepared.encoder, threads=count, precision=precision)
+            frames = None if prepared.audio_context == "trimmed" else WINDOW_SAMPLES // HOP
+            encoder = Encoder(prepared.encoder, threads=count, precision=precision, frames=frames)
         reasons = (
             f"device: {device} ({why_device})",
             f"threads: {count} ({'as asked' if threads else found.reason})",
