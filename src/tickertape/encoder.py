@@ -55,8 +55,11 @@ def build(weights: Mapping[str, NDArray[Any]], dimensions: Dimensions) -> ov.Mod
         h = graph.op.gelu(graph.linear(graph.norm(x, f"{name}.final_layer_norm"), f"{name}.fc1"), "erf")
         x = graph.op.add(x, graph.linear(h, f"{name}.fc2"))
     states = graph.norm(x, "model.encoder.layer_norm")
-    states.set_friendly_name("states")
-    return ov.Model([states], [mel], "whisper_encoder")
+    states.output(0).set_names({"states"})
+    model = ov.Model([states], [mel], "whisper_encoder")
+    for number, node in enumerate(model.get_ordered_ops()):  # else a counter of the whole process ends up in the file
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+    return model
 
 
 class _Graph:

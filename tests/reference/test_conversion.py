@@ -1,8 +1,8 @@
 """Prepared files against the originals': CTranslate2's converter, Hugging Face's encoder. Needs the `reference` extra.
 
 transformers 5 works with CTranslate2's converter as it is: it passes the dtype of config.json to from_pretrained, so
-that weights are converted from what is stored. The turbo layout is reduced in width (256) and encoder layers (4) to keep CI
-short; 128 mels, 51,866 tokens and its 4 decoder layers are true.
+that weights are converted from what is stored. The turbo layout is reduced in width (256) and encoder layers (4) to
+keep CI short; 128 mels, 51,866 tokens and its 4 decoder layers are true.
 """
 
 from __future__ import annotations
