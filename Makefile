@@ -1,9 +1,12 @@
-# Two commands do everything on a fresh Debian machine with Python 3.11: `make serve` and `make test`.
+# On a fresh Debian machine with Python 3.11 each of these does all the set-up itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint format types docs clean
+.PHONY: transcribe serve test lint format types clean
+
+transcribe: $(VENV)/.core ## Transcribe the example recordings
+	$(BIN)/tickertape transcribe examples/audio
 
 serve: $(VENV)/.serve ## Start the page and the API on http://localhost:8080
 	$(BIN)/tickertape serve
@@ -26,6 +29,10 @@ clean:
 	rm -rf $(VENV) build dist
 
 # A stamp for each set of packages: made anew when pyproject.toml changes.
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
 $(VENV)/.serve: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[serve]'
 	touch $@
