@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
 
 from tests.fakes import TEXT, FakeEngine, model, wav
 from tickertape import keys
@@ -180,6 +181,28 @@ async def test_channels_can_be_split(api: Caller) -> None:
     stereo = ("a.wav", wav(channels=2), "audio/wav")
     body = (await api.ask({"channels": "split", "response_format": "verbose_json"}, file=stereo)).json()
     assert [0, 1, 0, 1] == [segment["channel"] for segment in body["segments"]]
+
+
+async def test_split_channels_are_few(api: Caller) -> None:
+    """More channels than the limit on split ones can still be mixed."""
+    six = ("a.wav", wav(channels=6), "audio/wav")
+    assert (400, "unsupported_channels", "file") == refusal(await api.ask({"channels": "split"}, file=six))
+    assert 200 == (await api.ask(file=six)).status_code
+
+
+async def test_a_page_at_the_root_answers_nothing_of_the_api(api: Caller) -> None:
+    """With a page mounted at "/", wrong paths and methods under /v1 still get the envelope."""
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("page")(scope, receive, send)
+
+    api.app.mount("/", page)
+    assert "page" == (await api.client.get("/")).text
+    wrong = await api.client.get(URL)
+    assert (405, "method_not_allowed") == refusal(wrong)[:2]
+    assert "POST" == wrong.headers["allow"]
+    assert (404, "not_found") == refusal(await api.client.get("/v1/nothing"))[:2]
+    assert "cache-control" not in (await api.client.get("/")).headers
 
 
 async def test_notices_come_as_warnings(api: Caller) -> None:

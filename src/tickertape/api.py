@@ -15,8 +15,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from tickertape import contract, orders
 from tickertape.errors import TickertapeError
@@ -62,6 +64,7 @@ def create_app(
     app.state.service = service
     _add_routes(app, service)
     _add_operation(app, service)
+    app.mount("/v1", partial(_refuse, app))  # so that a page mounted at "/" later does not answer in our place
     for kind in (TickertapeError, HTTPException):
         app.add_exception_handler(kind, answer_error(emit))
     if settings.cors_origins:
@@ -134,6 +137,20 @@ def _add_operation(app: FastAPI, service: Service) -> None:
     app.add_api_route("/version", show_version, methods=["GET"], **contract.VERSION)
     if service.settings.docs:
         app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+
+
+async def _refuse(app: FastAPI, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as ASGI calls it
+    """404 for a path under /v1 that is not there, 405 for one that is, under another method."""
+    outside = {**scope, "root_path": scope["root_path"].removesuffix("/v1")}
+    allowed = {
+        method
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.matches(outside)[0] is Match.PARTIAL
+        for method in route.methods or ()
+    }
+    if allowed:
+        raise HTTPException(405, headers={"allow": ", ".join(sorted(allowed))})
+    raise HTTPException(404)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         record = _begin(scope)
-        watched = _Watched(receive, send, record)
+        watched = _Watched(scope, receive, send, record)
         try:
             await self._app(scope, watched.receive, watched.send)
         except Exception as error:  # noqa: BLE001 - the last line of defence: the client gets an envelope, the log a trace
@@ -117,8 +117,9 @@ class Frame:
 class _Watched:
     """The two ends of the connection, with counters, and the headers that every answer bears."""
 
-    def __init__(self, receive: Receive, send: Send, record: Record) -> None:
+    def __init__(self, scope: Message, receive: Receive, send: Send, record: Record) -> None:
         self.started = False
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._record = record
@@ -148,7 +149,8 @@ class _Watched:
         headers["x-request-id"] = record.timings.request_id
         headers["server-timing"] = telemetry.server_timing(record.timings)
         headers.setdefault("x-content-type-options", "nosniff")
-        headers.setdefault("cache-control", "no-store")
+        if "route" in self._scope:  # one of ours; the page's files may be cached
+            headers.setdefault("cache-control", "no-store")
         for name, value in record.headers.items():
             headers[name] = value
 

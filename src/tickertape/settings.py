@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         0, ge=0, description="Longest recording in seconds. 0: what 1/8 of the memory holds, 10 minutes to 2 hours."
     )
     max_channels: int = Field(8, ge=1, le=64, description="Most channels of a recording.")
+    max_split_channels: int = Field(
+        2, ge=1, le=64, description="Most channels to transcribe one by one; each takes the memory of a recording."
+    )
     body_timeout: float = Field(30, gt=0, description="Seconds an upload may stand still.")
     request_timeout: float = Field(900, gt=0, description="Seconds after which a request is given up.")
 

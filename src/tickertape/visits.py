@@ -94,7 +94,7 @@ class Service:
         limits = audio.Limits(
             max_bytes=settings.body_limit,
             max_seconds=settings.max_audio_seconds,
-            max_channels=settings.max_channels,
+            max_channels=settings.max_channels if order.channels == "mix" else settings.max_split_channels,
         )
         assert form.file is not None  # noqa: S101 - `orders.understand` has seen it
         decode = partial(
