@@ -34,11 +34,13 @@ from .tokenizer import Vocabulary
 
 IGNORE = -100
 FULL_FRAMES = mel.MAX_FRAMES
-BATCH_FRAMES = 24_000  # mel frames in a batch, padding included: 4 minutes of sound
-BATCH_WINDOWS = 64
+BATCH_FRAMES = 9_000  # mel frames in a batch, padding included: 90 s of sound; many small steps learn faster on a CPU
+BATCH_WINDOWS = 32
+SHORT_FRAMES = 800  # longest window while only CTC trains: short ones carry the same speech at less cost
 LETTERS_ALONE = 0.25  # share of the budget in which only CTC trains
+FULL_AGAIN = 0.7  # from here on more batches are padded to 30 s
 WARM_UP = 0.02
-DEV_WINDOWS = 120  # of shard 0, which is never trained on
+DEV_WINDOWS = 60  # of shard 0, which is never trained on
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,44 @@ class Progress:
     epoch: int = 0
 
 
+class Learner:
+    """The network in bf16, which computes, and its weights in fp32, which learn: half the memory traffic of autocast."""
+
+    def __init__(self, shape: Shape, words: Vocabulary, peak: float, path: Path) -> None:
+        self.path = path
+        self.trainee = Trainee(shape, words)
+        state = torch.load(path, weights_only=True) if path.exists() else None
+        if state:
+            self.trainee.load_state_dict(state["weights"], strict=False)
+        self.names = [name for name, _ in self.trainee.named_parameters()]
+        self.exact = [own.detach().clone() for own in self.trainee.parameters()]
+        self.trainee.to(torch.bfloat16)
+        self.optimiser = torch.optim.AdamW(self.exact, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        if state:
+            self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = Progress(**state["progress"]) if state else Progress()
+
+    def update(self, loss: Tensor, rate: float) -> None:
+        """One step of the optimiser down the loss."""
+        loss.backward()
+        for own, exact in zip(self.trainee.parameters(), self.exact, strict=True):
+            exact.grad = None if own.grad is None else own.grad.float()
+            own.grad = None
+        torch.nn.utils.clip_grad_norm_(self.exact, 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.trainee.parameters()), self.exact)
+
+    def save(self) -> None:
+        """Weights, optimiser and progress, in one move."""
+        part = self.path.with_suffix(".part")
+        weights = dict(zip(self.names, self.exact, strict=True))
+        torch.save({"weights": weights, "optimiser": self.optimiser.state_dict(), "progress": asdict(self.progress)}, part)
+        part.replace(self.path)
+
+
 class Corpus:
     """The shards of a folder, opened as memory maps as they appear."""
 
@@ -105,10 +145,12 @@ class Corpus:
         return Example(path, label["first"], label["frames"], segments, label["spoken"])
 
 
-def batches(corpus: Corpus, words: Vocabulary, seed: int, full_share: float) -> Iterator[Batch]:
-    """One pass over the corpus in batches of like length; some batches padded to 30 s."""
+def batches(corpus: Corpus, words: Vocabulary, seed: int, done: float) -> Iterator[Batch]:
+    """One pass over the corpus in batches of like length; some batches padded to 30 s, more near the end."""
     rng = random.Random(seed)
-    examples = corpus.refresh()
+    full_share = 0.0 if done < LETTERS_ALONE else 0.04 if done < FULL_AGAIN else 0.1
+    limit = SHORT_FRAMES if done < LETTERS_ALONE else FULL_FRAMES
+    examples = [example for example in corpus.refresh() if example.frames <= limit]
     rng.shuffle(examples)
     for group in _like_lengths(examples, rng):
         if rng.random() < full_share:
@@ -116,7 +158,7 @@ def batches(corpus: Corpus, words: Vocabulary, seed: int, full_share: float) -> 
                 yield collate(corpus, words, part, FULL_FRAMES, rng)
             continue
         longest = max(example.frames for example in group)
-        yield collate(corpus, words, group, min(FULL_FRAMES, longest + rng.choice((0, 10, 25, 50, 100))), rng)
+        yield collate(corpus, words, group, min(FULL_FRAMES, _round(longest + rng.choice((0, 10, 25, 50, 100)))), rng)
 
 
 def _like_lengths(examples: list[Example], rng: random.Random, pool: int = 2_000) -> Iterator[list[Example]]:
@@ -135,6 +177,12 @@ def _like_lengths(examples: list[Example], rng: random.Random, pool: int = 2_000
     yield from groups
 
 
+def _round(frames: int) -> int:
+    """Few different shapes: oneDNN compiles code for each new one, which costs more than the padding."""
+    quantum = 50 if frames < 500 else 100
+    return -(-frames // quantum) * quantum
+
+
 def _split(group: list[Example], size: int) -> list[list[Example]]:
     return [group[at : at + size] for at in range(0, min(len(group), 2 * size), size)]
 
@@ -144,7 +192,7 @@ def collate(corpus: Corpus, words: Vocabulary, group: list[Example], length: int
     length += length % 2
     frames = np.stack([_masked(mel.pad(corpus.frames(example), length), example.frames, rng) for example in group])
     rows = [sequence(words, example, rng) for example in group]
-    longest = max(len(tokens) for tokens, _ in rows)
+    longest = -(-max(len(tokens) for tokens, _ in rows) // 8) * 8
     end = words.id("endoftext")
     tokens = torch.tensor([row + [end] * (longest - len(row)) for row, _ in rows])
     labels = torch.tensor([row + [IGNORE] * (longest - len(row)) for _, row in rows])
@@ -192,11 +240,9 @@ def _masked(frames: npt.NDArray[np.float32], speech: int, rng: random.Random) ->
 
 def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tensor]:
     """CTC's loss per letter and the decoder's per token."""
-    with torch.autocast("cpu", torch.bfloat16):
-        states = trainee.encode(batch.frames)
-        scores = trainee.letters(states)
-        logits = trainee.decode(batch.tokens, states) if decoder else None
-    heard = scores.float().log_softmax(-1).transpose(0, 1)
+    states = trainee.encode(batch.frames.to(torch.bfloat16))
+    logits = trainee.decode(batch.tokens, states) if decoder else None
+    heard = trainee.letters(states).float().log_softmax(-1).transpose(0, 1)
     lengths = torch.full((len(batch.frames),), states.shape[1])
     ctc = F.ctc_loss(heard, batch.letters, lengths, batch.counts, reduction="sum", zero_infinity=True) / batch.counts.sum().clamp(min=1)
     if logits is None:
@@ -212,47 +258,44 @@ def rate(done: float, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
 
 
-def train(work: Path, minutes: float, shape: Shape, peak: float, seed: int, every: float) -> None:
+def train(work: Path, minutes: float, peak: float, seed: int, every: float) -> None:
     """Train until the budget is used, resuming from the last checkpoint in `work`."""
     torch.manual_seed(seed)
     words = tokenizer.load(work / "tokenizer")
     corpus = Corpus(work / "corpus")
-    trainee = Trainee(shape, words)
-    optimiser = torch.optim.AdamW(trainee.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    progress = resume(work / "train.pt", trainee, optimiser)
+    learner = Learner(Shape(), words, peak, work / "train.pt")
+    progress, budget = learner.progress, minutes * 60
     log = (work / "train.jsonl").open("a", buffering=1)
-    began, before = time.monotonic(), progress.seconds
-    saved, budget = progress.seconds, minutes * 60
+    began = time.monotonic() - progress.seconds
+    saved = progress.seconds
     sums: list[tuple[float, float]] = []
     while progress.seconds < budget:
-        for batch in ahead(batches(corpus, words, seed * 1_000 + progress.epoch, 0.03 if progress.seconds < 0.8 * budget else 0.12)):
+        entered = progress.seconds / budget
+        for batch in ahead(batches(corpus, words, seed * 1_000 + progress.epoch, entered)):
             done = progress.seconds / budget
-            sums.append(step(trainee, optimiser, batch, done, peak))
+            if any(entered < stage <= done for stage in (LETTERS_ALONE, FULL_AGAIN)):
+                break  # the next stage draws its windows anew
+            sums.append(step(learner, batch, done, peak))
             progress.steps += 1
             progress.windows += len(batch.frames)
-            progress.seconds = before + time.monotonic() - began
+            progress.seconds = time.monotonic() - began
             if progress.seconds - saved > every * 60 or progress.seconds >= budget:
                 saved = progress.seconds
-                save(work / "train.pt", trainee, optimiser, progress)
-                report(log, corpus, words, trainee, progress, done, sums)
+                learner.save()
+                report(log, corpus, words, learner.trainee, progress, done, sums)
                 sums = []
             if progress.seconds >= budget:
                 break
         progress.epoch += 1
 
 
-def step(trainee: Trainee, optimiser: torch.optim.Optimizer, batch: Batch, done: float, peak: float) -> tuple[float, float]:
+def step(learner: Learner, batch: Batch, done: float, peak: float) -> tuple[float, float]:
     """One update; CTC alone at first, then with the decoder and ever less of it."""
     decoder = done >= LETTERS_ALONE
-    for group in optimiser.param_groups:
-        group["lr"] = rate(done, peak)
-    ctc, text = losses(trainee, batch, decoder)
+    ctc, text = losses(learner.trainee, batch, decoder)
     share = 0.5 - 0.35 * max(0.0, done - LETTERS_ALONE) / (1 - LETTERS_ALONE)
-    (share * ctc + text if decoder else ctc).backward()
-    torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return float(ctc), float(text)
+    learner.update(share * ctc + text if decoder else ctc, rate(done, peak))
+    return ctc.item(), text.item()
 
 
 def ahead(source: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
@@ -285,18 +328,15 @@ def report(
     log: Any, corpus: Corpus, words: Vocabulary, trainee: Trainee, progress: Progress, done: float, sums: list[tuple[float, float]]
 ) -> None:
     """A JSON line: losses since the last one, word errors of encoder and decoder on the development windows."""
-    trainee.eval()
     examples = sorted(corpus.dev(DEV_WINDOWS), key=lambda example: example.frames)
     heard, written = [], []
-    with torch.autocast("cpu", torch.bfloat16):
-        for at in range(0, len(examples), 30):
-            group = examples[at : at + 30]
-            length = max(example.frames for example in group) + 20
-            frames = torch.from_numpy(np.stack([mel.pad(corpus.frames(example), length + length % 2) for example in group]))
-            heard += letters(trainee, frames)
-            if done >= LETTERS_ALONE:
-                written += [words.decode(row) for row in greedy(trainee, words, frames, 60)]
-    trainee.train()
+    for at in range(0, len(examples), 30):
+        group = examples[at : at + 30]
+        length = max(example.frames for example in group) + 20
+        frames = torch.from_numpy(np.stack([mel.pad(corpus.frames(example), length + length % 2) for example in group]))
+        heard += letters(trainee, frames)
+        if done >= LETTERS_ALONE:
+            written += [words.decode(row) for row in greedy(trainee, words, frames, 60)]
     references = [" ".join(text for _, _, text in example.segments) for example in examples]
     line: dict[str, Any] = {**asdict(progress), "done": round(done, 4)}
     line["ctc"], line["text"] = (round(float(np.mean(column)), 4) for column in zip(*sums, strict=True))
@@ -308,35 +348,18 @@ def report(
     print(json.dumps(line), flush=True)
 
 
-def save(path: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-    """Weights, optimiser and progress, in one move."""
-    part = path.with_suffix(".part")
-    torch.save({"weights": trainee.state_dict(), "optimiser": optimiser.state_dict(), "progress": asdict(progress)}, part)
-    os.replace(part, path)
-
-
-def resume(path: Path, trainee: Trainee, optimiser: torch.optim.Optimizer) -> Progress:
-    """Where the last run stopped, or the beginning."""
-    if not path.exists():
-        return Progress()
-    state = torch.load(path, weights_only=True)
-    trainee.load_state_dict(state["weights"])
-    optimiser.load_state_dict(state["optimiser"])
-    return Progress(**state["progress"])
-
-
 def main() -> None:
     """Train the demo checkpoint's network; goes on from the last checkpoint in the work folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
     parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")
-    parser.add_argument("--every", type=float, default=4.0, help="minutes between checkpoints")
+    parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--peak", type=float, default=1.2e-3, help="highest learning rate")
+    parser.add_argument("--peak", type=float, default=1.0e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.work, args.minutes, Shape(), args.peak, args.seed, args.every)
+    train(args.work, args.minutes, args.peak, args.seed, args.every)
 
 
 if __name__ == "__main__":
