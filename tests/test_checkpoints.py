@@ -221,9 +221,8 @@ def test_a_changed_source_gives_another_folder(copy: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [*itertools.product(("model.bin", "encoder.bin", "tokenizer.json"), ("flip", "cut", "remove")),
-     (MANIFEST, "cut"), (MANIFEST, "remove")],
-)  # fmt: skip
+    list(itertools.product(("model.bin", "encoder.bin", "tokenizer.json", MANIFEST), ("flip", "cut", "remove"))),
+)
 def test_a_damaged_cache_is_made_anew(name: str, damage: str, small: Path, tmp_path: Path) -> None:
     """A file that differs from the manifest is never used: the folder is made again from the source, with a notice."""
     prepared = prepare(small, cache=tmp_path)
@@ -382,6 +381,7 @@ def writing(name: str, text: str) -> Callable[[Path], object]:
     (lambda f: edit(f / "config.json", d_model=None), IncompleteCheckpoint, "d_model"),
     (lambda f: edit(f / "config.json", d_model=128), CorruptCheckpoint, "shape"),
     (lambda f: edit(f / "config.json", d_model=-64), CorruptCheckpoint, "sizes"),
+    (lambda f: edit(f / "config.json", encoder_layers=10**9), CorruptCheckpoint, "sizes"),
     (lambda f: edit(f / "config.json", decoder_layers=9), IncompleteCheckpoint, "missing"),
     (lambda f: edit(f / "generation_config.json", decoder_start_token_id=7), CorruptCheckpoint, "same model"),
 ])  # fmt: skip

@@ -133,7 +133,8 @@ def load(folder: Path) -> Prepared:
         prepared = _from_json(folder, manifest["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptCheckpoint("the prepared model's manifest is damaged; prepare the model again") from error
-    if not {*CTRANSLATE2_FILES}.issubset(files) or any(Path(name).name != name for name in files):
+    sealed = manifest.get("seal") == _seal(manifest)
+    if not sealed or not {*CTRANSLATE2_FILES}.issubset(files) or any(Path(name).name != name for name in files):
         raise CorruptCheckpoint("the prepared model's manifest is damaged; prepare the model again")
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashing releases the interpreter lock; two files are large
         intact = all(pool.map(lambda item: _is_intact(folder / item[0], *item[1]), files.items()))
@@ -210,6 +211,7 @@ def _build(source: sources.Source, folder: Path, digest: str, compute_type: str,
     report(0.9, "writing the manifest")
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     manifest = {"converter": CONVERTER_VERSION, "model": _to_json(prepared), "files": files}
+    manifest["seal"] = _seal(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return prepared
 
@@ -301,6 +303,12 @@ def _save_index(index: Path, entries: Mapping[str, Any]) -> None:
         temporary = index.with_name(f".index.{os.getpid()}.json")
         temporary.write_text(json.dumps(alive), encoding="utf-8")
         temporary.replace(index)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The hash of all else in a manifest, which nothing else would check."""
+    rest = {name: value for name, value in manifest.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _is_intact(path: Path, size: int, sha256: str) -> bool:

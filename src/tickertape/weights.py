@@ -30,6 +30,7 @@ MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is the upper half of a float32
 NOT_PLAIN_LORA = ("use_dora", "fan_in_fan_out", "alpha_pattern", "lora_bias", "megatron_config", "target_parameters",
                   "use_qalora", "layer_replication", "trainable_token_indices")  # fmt: skip
+MAX_LAYERS = 256  # eight times large-v3's
 ADAPTER_PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
@@ -72,7 +73,8 @@ class Dimensions:
             )
         found = cls(**{name: config[key] for name, key in names.items()})
         if (
-            min(config[key] for key in names.values()) < 1
+            max(found.encoder_layers, found.decoder_layers) > MAX_LAYERS
+            or min(config[key] for key in names.values()) < 1
             or found.d_model % found.encoder_heads
             or found.d_model % found.decoder_heads
         ):
