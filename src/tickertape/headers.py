@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 HEAD_BYTES = 65_536  # enough for every header read here; an Ogg page is at most 65,307 bytes
-MAX_INDEX_BYTES = 64 * 2**20  # an MP4 index above this is not searched for protection
+MAX_INDEX_BYTES = 64 * 2**20  # an MP4 index above this is refused
+MAX_INDEX_ENTRIES = 3_000_000  # FFmpeg takes 35 bytes for each; four hours of AAC at 96 kHz have 1,350,000
 STREAMING_SIZE = 0x7FF00000  # recorders that cannot seek back write sizes from here upwards, or 0
 
 _PCM_TAGS = {1, 3, 6, 7, 0xFFFE}  # integer, float, A-law, mu-law, extensible: byte rate follows from the other fields
@@ -27,6 +28,8 @@ _ASF_PROTECTION = (
     bytes.fromhex("14e68a29 2226174c b935dae0 7ee9289c"),  # extended content encryption object
     bytes.fromhex("33850543 8169e649 9b74ad12 cb86d58c"),  # advanced content encryption object
 )
+
+_ID3 = re.compile(rb"ID3[\x02-\x04][^\xff].[\x00-\x7f]{4}", re.DOTALL)  # FFmpeg's ff_id3v2_match, for known versions
 
 ReadAt = Callable[[int, int], bytes]  # (offset, count) -> at most count bytes
 
@@ -44,6 +47,7 @@ class Claim:
     cut: bool = False  # the container's end is missing
     no_index: bool = False  # MP4 without its index: nothing can be decoded
     protected: bool = False  # encrypted
+    bomb: bool = False  # an index that would fill memory
 
 
 def read_claim(read: ReadAt, size: int) -> Claim:
@@ -53,11 +57,10 @@ def read_claim(read: ReadAt, size: int) -> Claim:
         (8, b"WAVE", _wav),
         (0, b"OggS", _ogg),
         (0, b"fLaC", _flac),
-        (4, b"ftyp", _mp4),
+        *((4, name, _mp4) for name in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")),
         (0, b"\x1a\x45\xdf\xa3", _matroska),
         (0, b"caff", _caf),
         (0, _ASF_HEADER, _asf),
-        (0, b"ID3", _mp3),
         (0, b"\xff", _mp3),
     ]
     try:
@@ -162,12 +165,7 @@ def _ogg_pages(data: bytes) -> Iterator[int]:
         page = data.find(b"OggS\0", page + 27)
 
 
-def _mp3(_head: bytes, read: ReadAt, _size: int) -> Claim:
-    start = 0
-    tag = read(0, 10)
-    if tag[:3] == b"ID3":
-        start = 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])  # sizes of seven bits a byte
-    head = read(start, 8192)
+def _mp3(head: bytes, _read: ReadAt, _size: int) -> Claim:
     sync = re.search(rb"\xff[\xf2-\xf7\xfa-\xff]", head)  # layers II and III; ADTS has layer bits 00
     if sync is None:
         return Claim()
@@ -206,23 +204,69 @@ def _caf(_head: bytes, read: ReadAt, size: int) -> Claim:
 
 
 def _mp4(_head: bytes, read: ReadAt, size: int) -> Claim:
-    offset, cut = 0, False
-    index = b""
-    for _ in range(100_000):
+    index, cut = _mp4_index(read, size)
+    boxes = {index[found.end() + 12 : found.end() + 16] for found in re.finditer(b"stsd", index)}
+    entries = sum(int.from_bytes(index[found.end() + 8 :][:4], "big") for found in re.finditer(b"stsz|stz2", index))
+    entries += sum(int.from_bytes(index[found.end() + 4 :][:4], "big") for found in re.finditer(b"trun", index))
+    entries -= _pcm_entries(index)
+    bomb = entries > MAX_INDEX_ENTRIES or len(index) >= MAX_INDEX_BYTES or b"cmov" in index
+    no_index = b"moov" not in index
+    return Claim("mp4", cut=cut, no_index=no_index, bomb=bomb, protected=bool(boxes & {b"enca", b"drms"}))
+
+
+def _mp4_index(read: ReadAt, size: int) -> tuple[bytes, bool]:
+    """Everything but the media data, as far as `MAX_INDEX_BYTES`, and whether the file ends within a box."""
+    offset, length, parts, room = 0, 0, [], MAX_INDEX_BYTES
+    while offset < size and room > 0:
         header = read(offset, 16)
-        if len(header) < 8:
-            break
         length, name = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        if name == b"moov":
-            index = read(offset, min(length, MAX_INDEX_BYTES))
         if length < 8:  # 0: to the end of the file
-            break
+            length = size - offset
+        if name != b"mdat":
+            parts.append(read(offset, min(length, room)))
+            room -= len(parts[-1]) + 8  # so that many empty boxes end too
         offset += length
-        cut = offset > size
-    entries = {index[found.end() + 12 : found.end() + 16] for found in re.finditer(b"stsd", index)}
-    return Claim("mp4", cut=cut, no_index=not index, protected=bool(entries & {b"enca", b"drms"}))
+    return b"".join(parts), offset > size
+
+
+def _pcm_entries(index: bytes) -> int:
+    """Entries of tracks of plain PCM, for which FFmpeg keeps one entry a chunk rather than one a sample.
+
+    Only where every track's only time table says one tick a sample: otherwise nothing is allowed for.
+    """
+    counts = 0
+    tracks = index.split(b"trak")[1:]
+    for track in tracks:
+        times, sizes = track.find(b"stts"), track.find(b"stsz")
+        if times < 0 or sizes < 0 or track.count(b"stts") > 1 or track.count(b"stsz") > 1:
+            return 0
+        fixed, count = struct.unpack(">II", track[sizes + 8 : sizes + 16])
+        lines, _, delta = struct.unpack(">III", track[times + 8 : times + 20])
+        if lines == 1 and delta == 1 and fixed > 0:
+            counts += count
+    return counts if index.count(b"stts") == len(tracks) else 0
+
+
+def id3_end(read: ReadAt, size: int) -> int:
+    """Where the ID3v2 tags at the start of a file end, 0 if there are none."""
+    offset = 0
+    while offset < size:
+        tag = read(offset, 10)
+        if not _ID3.match(tag):
+            break
+        offset += 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])  # sizes of seven bits a byte
+        offset += 10 if tag[3] == 4 and tag[5] & 0x10 else 0  # a footer
+    return min(offset, size)
+
+
+def id3_tags(read: ReadAt, size: int) -> list[int]:
+    """Every place where FFmpeg might see an ID3v2 tag: such a tag can hold compressed frames of any size."""
+    found, step = [], 2**20
+    for start in range(0, size, step):
+        found += [start + match.start() for match in _ID3.finditer(read(start, step + 9))]
+    return sorted(set(found))
 
 
 def _matroska(head: bytes, read: ReadAt, size: int) -> Claim:
