@@ -19,9 +19,9 @@ FLOORS = (
     ("headers", "audio", "vad", "weights", "convert", "encoder", "sources", "checkpoints", "tokens", "engine"),
     ("pipeline", "local"),
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
-     "visits", "api", "transcriber", "ui"),
+     "visits", "api", "transcriber", "gate", "ui"),
     ("serving",),
-    ("recordings", "outputs", "progress", "run", "inventory", "flags", "cli", "__init__", "__main__"),
+    ("recordings", "outputs", "progress", "run", "inventory", "flags", "cli", "manual", "__init__", "__main__"),
 )  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for floor in FLOORS for name in floor)}
 

@@ -1,0 +1,341 @@
+"""The page: speak or drop a recording, and read along as it is decoded.
+
+    mount(app, models, settings)        # beside the API's routes, on the application of `create_app`
+
+Gradio carries the conversation between browser and pipeline; what one sees is ours (`page/`). A recording goes into
+memory, to the pipeline in this process, and is forgotten. The ways in which Gradio stores and serves files are shut, so
+nothing touches a disk and no path can be asked for. The browser plays its own copy, and fetches nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from tickertape import formats, orders
+from tickertape.cues import milliseconds
+from tickertape.errors import CallerError, OptionError, TickertapeError
+from tickertape.failures import NoSuchPath, SlowBody, Unauthorized
+from tickertape.forms import Form, body_cap, check_headers, read_form
+from tickertape.frame import trace_line
+from tickertape.gate import Gate
+from tickertape.languages import LANGUAGES
+from tickertape.orders import Order
+from tickertape.pipeline import Model, Update
+from tickertape.types import SAMPLE_RATE, Audio, Segment, Task, Transcript
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from tickertape.admission import Hold, Reservation
+    from tickertape.settings import Settings
+    from tickertape.visits import Service
+
+WAITING = 60.0  # seconds after which a recording that nobody has asked to transcribe is forgotten
+AT_ONCE = 64  # transcriptions shown at once; what they may cost is up to the admission
+QUEUE = 256  # that wait behind them
+BARS = 240  # of the waveform
+EXAMPLES = "examples/audio"  # beside the source, or in the current folder
+DOWNLOADS = {"txt": "text", "srt": "srt", "vtt": "vtt", "json": "verbose_json"}
+
+Json = dict[str, Any]
+
+
+def mount(app: FastAPI, models: Mapping[str, Model], settings: Settings) -> FastAPI:  # noqa: ARG001 - the service has them resolved
+    """Mount the page at the root of an application that `create_app` made. Its other routes answer as before."""
+    import gradio as gr
+
+    service: Service = app.state.service
+    desk = Desk(service)
+    app.add_api_route("/recordings", desk.receive, methods=["POST"], include_in_schema=False)
+    app.add_api_route("/examples/{name}", desk.example, methods=["GET"], include_in_schema=False)
+    ours = tuple(app.router.routes)
+    blocks = _blocks(desk)
+    blocks.has_launched = True  # else Gradio would not check which files may be read
+    gr.mount_gradio_app(
+        app, blocks, path="/", footer_links=[], run_history=False, allowed_paths=[], show_error=False,
+        max_file_size=service.settings.body_limit, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
+        theme=gr.themes.Base(font=["IBM Plex Sans", "system-ui", "sans-serif"], font_mono=["IBM Plex Mono", "monospace"]),
+    )  # fmt: skip
+    head = f"{_asset('head.html')}<style>{_asset('page.css')}</style>"  # Gradio's own way rewrites the rules
+    mounted: Any = app.router.routes[-1]
+    mounted.app = Gate(mounted.app, ours, head.encode())
+    return app
+
+
+def _blocks(desk: Desk) -> Any:
+    """The page in Gradio's terms: what is seen, and the wire between it and the desk."""
+    import gradio as gr
+
+    facts = json.dumps(desk.describe()).replace("<", "\\u003c")
+    with gr.Blocks(title="Tickertape", analytics_enabled=False, delete_cache=(60, 60), fill_width=True) as blocks:
+        gr.HTML(_asset("page.html"), js_on_load=f"const facts = {facts};\n{_asset('page.js')}", apply_default_css=False,
+                elem_id="tickertape")  # fmt: skip
+        wire = gr.HTML({}, html_template="", js_on_load=_asset("wire.js"), visible="hidden", elem_id="wire")
+        talk = wire.submit(
+            desk.transcribe, wire, wire, show_progress="hidden", api_visibility="private",
+            concurrency_limit=AT_ONCE, trigger_mode="multiple",
+        )  # fmt: skip
+        wire.stop(None, cancels=[talk], api_visibility="private")
+    blocks.queue(max_size=QUEUE, api_open=False)
+    return blocks
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A recording in memory, between its upload and the wish to transcribe it."""
+
+    file: io.BytesIO
+    room: Reservation
+    timer: asyncio.TimerHandle
+
+    def drop(self) -> None:
+        """Forget it."""
+        self.timer.cancel()
+        self.room.release()
+
+
+class Desk:
+    """Takes recordings in, and answers with their text."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._waiting: dict[str, Waiting] = {}
+
+    async def receive(self, request: Request) -> Response:
+        """`POST /recordings`, a form with a `file`: keep it in memory, answer with a token that fetches it once."""
+        service, settings = self._service, self._service.settings
+        service.authenticate(request)
+        with service.door.enter():
+            length = request.headers.get("content-length", "")
+            boundary = check_headers(request.headers.get("content-type", ""), length, settings.body_limit)
+            size = int(length) if length.isascii() and length.isdigit() else body_cap(settings.body_limit)
+            room = await service.uploads.reserve(size)
+            try:
+                reading = read_form(
+                    request.receive, boundary, known={"file"}, limit=settings.body_limit, timeout=settings.body_timeout
+                )
+                with anyio.fail_after(settings.request_timeout):
+                    form = await reading
+                if form.file is None:
+                    raise OptionError("The field `file` is missing.", "file", "missing_field")
+            except TimeoutError as error:
+                room.release()
+                raise SlowBody("The upload took too long.") from error
+            except BaseException:
+                room.release()
+                raise
+        return JSONResponse({"token": self._keep(form.file, room)})
+
+    async def example(self, name: str) -> Response:
+        """`GET /examples/{name}`: one of the clips on the page."""
+        if name not in {example["file"] for example in self.examples}:
+            raise NoSuchPath("There is no such example.")
+        return FileResponse(_examples() / name)
+
+    @cached_property
+    def examples(self) -> list[Json]:
+        """The clips and what is said in them, by the manifest beside them; none where there is no manifest."""
+        manifest = _examples() / "manifest.jsonl"
+        if not manifest.is_file():
+            return []
+        clips = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [{"file": clip["audio"], "text": clip["text"]} for clip in clips if (_examples() / clip["audio"]).is_file()]
+
+    def describe(self) -> Json:
+        """What the page needs to know."""
+        settings = self._service.settings
+        return {
+            "models": [
+                {"name": model.name, "languages": list(model.languages), "translates": model.translates}
+                for model in self._service.models.values()
+            ],
+            "languages": {code: name.capitalize() for code, name in LANGUAGES.items()},
+            "examples": self.examples,
+            "bytes": settings.body_limit,
+            "seconds": settings.max_audio_seconds,
+            "keys": settings.keys_file is not None,
+            "docs": settings.docs,
+        }
+
+    async def transcribe(self, wish: object) -> AsyncGenerator[Json, None]:
+        """Answer a wish of the page: how far it is, the text so far, and at the end everything.
+
+        `wish` holds `token`, `run` (a number that comes back with every answer), `model`, `language`, `task`, `words`
+        and, where keys are wanted, `key`. Whatever goes wrong is an answer too.
+        """
+        given = wish if isinstance(wish, dict) else {}
+        answer = Answer(given.get("run") if isinstance(given.get("run"), int) else 0)
+        try:
+            async with aclosing(self._updates(given, answer)) as updates:
+                async for update in updates:
+                    yield answer.add(update)
+        except TickertapeError as error:
+            yield answer.fail(error)
+        except Exception as error:  # noqa: BLE001 - the visitor gets a sentence, the log the place
+            reference = f"page_{secrets.token_hex(6)}"
+            self._service.emit(trace_line(error, reference))
+            yield answer.fail(TickertapeError(f"The server failed; its log has the details under {reference}."))
+
+    async def _updates(self, wish: Json, answer: Answer) -> AsyncGenerator[Update, None]:
+        """Decode the recording and transcribe it, within the same limits as the API's requests."""
+        service = self._service
+        with ExitStack() as inside:
+            inside.enter_context(service.door.enter())
+            waiting = self._take(wish)
+            inside.callback(waiting.drop)
+            self._meter(wish, inside)
+            hold = inside.enter_context(service.admission.enter())
+            form = Form(waiting.file, _fields(wish))
+            order = orders.understand(form, _task(wish), service.models, beam_size=service.settings.beam_size)
+            audio = await service.decode_audio(form, order)
+            waiting.drop()
+            answer.hear(audio)
+            hold.resize(answer.seconds)
+            async with aclosing(self._decoded(audio, order, hold)) as updates:
+                async for update in updates:
+                    yield update
+
+    async def _decoded(self, audio: Audio, order: Order, hold: Hold) -> AsyncGenerator[Update, None]:
+        """The pipeline's updates; what is done gives its room back."""
+        yield Update((), 0, 1)
+        options = replace(order.options, deadline=time.time() + self._service.settings.request_timeout)
+        news = cast("AsyncGenerator[Update, None]", order.model.transcribe(audio, options, vad=order.vad))
+        done = 0
+        async with aclosing(news):
+            async for update in news:
+                hold.progress((update.done - done) / SAMPLE_RATE)
+                done = max(done, update.done)
+                yield update
+
+    def _keep(self, file: io.BytesIO, room: Reservation) -> str:
+        token = secrets.token_urlsafe(24)
+        timer = asyncio.get_running_loop().call_later(WAITING, self._forget, token)
+        self._waiting[token] = Waiting(file, room, timer)
+        return token
+
+    def _forget(self, token: str) -> None:
+        if waiting := self._waiting.pop(token, None):
+            waiting.drop()
+
+    def _take(self, wish: Json) -> Waiting:
+        """The recording under the token, which is then spent."""
+        token = wish.get("token")
+        waiting = self._waiting.pop(token, None) if isinstance(token, str) else None
+        if waiting is None:
+            raise CallerError("The recording is no longer here; send it again.")
+        return waiting
+
+    def _meter(self, wish: Json, inside: ExitStack) -> None:
+        """Count the wish against its key, where keys are wanted. Raises `Unauthorized` and `RateLimited`."""
+        given = wish.get("key")
+        headers = [f"Bearer {given}".encode()] if isinstance(given, str) and given else []
+        key = self._service.keyring.authenticate(headers)
+        self._service.meter.take(key)
+        inside.enter_context(self._service.meter.running(key))
+
+
+def _fields(wish: Json) -> dict[str, list[str]]:
+    """The wish as a form of the API."""
+    model, language = wish.get("model"), wish.get("language")
+    fields = {"model": [model if isinstance(model, str) else ""], "response_format": ["verbose_json"]}
+    if isinstance(language, str) and language:
+        fields["language"] = [language]
+    if wish.get("words") is True:
+        fields["word_timestamps"] = ["true"]
+    return fields
+
+
+def _task(wish: Json) -> Task:
+    return "translate" if wish.get("task") == "translate" else "transcribe"
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the page shows of one transcription; it grows with every update."""
+
+    run: int
+    seconds: float = 0.0  # of all channels
+    body: Json = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    def hear(self, audio: Audio) -> None:
+        """The recording is decoded."""
+        self.seconds = audio.seconds * len(audio.samples)
+        self.body = {"duration": round(audio.seconds, 3), "channels": len(audio.samples), "peaks": peaks(audio),
+                     "segments": []}  # fmt: skip
+
+    def add(self, update: Update) -> Json:
+        """The answer with an update."""
+        self.body["segments"] = [*self.body["segments"], *map(_segment, update.segments)]
+        self.body["done"] = round(update.done / max(1, update.total), 4)
+        if update.transcript is not None:
+            self.body |= _whole(update.transcript)
+        return self._now("running" if update.transcript is None else "done")
+
+    def fail(self, error: TickertapeError) -> Json:
+        """The answer that ends in an error."""
+        self.body["error"] = {"code": error.code, "message": error.message}
+        return self._now("failed")
+
+    def _now(self, state: str) -> Json:
+        elapsed = time.perf_counter() - self.began
+        done = self.seconds * self.body.get("done", 0)
+        factor = round(elapsed / done, 4) if done else None
+        return {**self.body, "run": self.run, "state": state, "elapsed": round(elapsed, 3), "factor": factor}
+
+
+def _segment(segment: Segment) -> Json:
+    """A row of the page's table, times in seconds."""
+    return {
+        "start": milliseconds(segment.start) / 1000,
+        "end": milliseconds(segment.end) / 1000,
+        "text": segment.text.strip(),
+        "channel": segment.channel,
+        "words": [
+            [milliseconds(word.start) / 1000, milliseconds(word.end) / 1000, word.text] for word in segment.words
+        ],
+    }
+
+
+def _whole(transcript: Transcript) -> Json:
+    """What is known at the end."""
+    return {
+        "language": LANGUAGES.get(transcript.language, transcript.language),
+        "text": formats.text(transcript).strip(),
+        "notices": [notice.message for notice in transcript.notices],
+        "files": {name: formats.FORMATS[style](transcript) for name, style in DOWNLOADS.items()},
+    }
+
+
+def peaks(audio: Audio) -> list[int]:
+    """The waveform in `BARS` bars: the loudest sample of each, from 0 to 100, the recording's loudest being 100."""
+    loud = np.abs(audio.samples).max(axis=0)
+    edges = np.linspace(0, len(loud), BARS, endpoint=False, dtype=np.int64)
+    bars = np.maximum.reduceat(loud, edges)
+    return [round(100 * float(bar) / max(float(bars.max()), 1e-4)) for bar in bars]
+
+
+def _examples() -> Path:
+    """The folder of the example clips."""
+    beside = Path(__file__).resolve().parents[2] / EXAMPLES
+    return beside if beside.is_dir() else Path(EXAMPLES)
+
+
+def _asset(name: str) -> str:
+    return resources.files("tickertape").joinpath("page", name).read_text(encoding="utf-8")
