@@ -17,31 +17,31 @@ TEMPERATURES = "0,0.2,0.4,0.6,0.8,1"  # types.FALLBACK_TEMPERATURES, which would
 class Task(str, Enum):
     """What to write."""
 
-    transcribe = "transcribe"
-    translate = "translate"
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
 
 
 class Channels(str, Enum):
     """What to make of several channels."""
 
-    mix = "mix"
-    split = "split"
+    MIX = "mix"
+    SPLIT = "split"
 
 
 class Device(str, Enum):
     """Where the model runs."""
 
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 class Precision(str, Enum):
     """The encoder's numbers on a CPU."""
 
-    auto = "auto"
-    f32 = "f32"
-    bf16 = "bf16"
+    AUTO = "auto"
+    F32 = "f32"
+    BF16 = "bf16"
 
 
 def _print_version(wanted: bool) -> None:

@@ -19,8 +19,10 @@ class Bar:
         self._began = 0.0
         self._lengths: dict[int, int] = {}  # samples, by recording
         self._done: dict[int, int] = {}
-        self._bar: Any = _rich_bar() if shown else None
-        self._task: Any = self._bar.add_task("opening the model", total=1.0, figures="") if shown else None
+        self._bar: Any = None
+        if shown:
+            self._bar = _rich_bar()
+            self._task = self._bar.add_task("opening the model", total=1.0, figures="")
 
     def __enter__(self) -> Bar:
         if self._bar is not None:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from tickertape.errors import CheckpointMissing, EngineFailed, OptionError, Tick
 from tickertape.languages import language_code
 from tickertape.local import BATCH, LocalBackend
 from tickertape.pipeline import IN_FLIGHT, Detect, Model, Update
-from tickertape.types import WINDOW_SAMPLES, Audio, Backend, Options, Segment, Transcript
+from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Audio, Backend, Options, Segment, Transcript
 
 if TYPE_CHECKING:
     from tickertape.audio import Source
@@ -220,7 +220,7 @@ class Transcriber:
         *,
         reading: Reading | None = None,
         **wanted: Any,
-    ) -> Iterator[tuple[int, News]]:
+    ) -> Generator[tuple[int, News], None, None]:
         """Transcribe recordings side by side, so that short ones fill batches together.
 
         Yields news with the number of the recording: `Begun`, then updates, of which the last holds its transcript. An
@@ -241,7 +241,9 @@ class Transcriber:
         self._thread.join()
         self._loop.close()
 
-    def _many(self, sources: Iterable[Source], options: Options, reading: Reading) -> Iterator[tuple[int, News]]:
+    def _many(
+        self, sources: Iterable[Source], options: Options, reading: Reading
+    ) -> Generator[tuple[int, News], None, None]:
         """Run everything in the loop's thread and hand the news to this one."""
         if self._loop.is_closed():
             raise RuntimeError("the transcriber is closed")
@@ -308,11 +310,16 @@ class _Crowd:
 
 
 def _load_detector() -> Detect:
-    """Open the speech detector, and import what decodes audio, while the model loads."""
+    """Open the speech detector while the model loads, and do what else would make the first window wait."""
+    import numpy as np
+
     import tickertape.audio  # noqa: F401 - imported ahead of its first use
+    from tickertape.features import log_mel
     from tickertape.vad import SpeechDetector
 
-    return SpeechDetector().stream
+    detector = SpeechDetector()
+    log_mel(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, n_mels=80)  # imports the Fourier transform
+    return detector.stream
 
 
 def _decode(source: Source, reading: Reading) -> Audio:
