@@ -256,9 +256,7 @@ def with_cover(mp3: bytes, picture: bytes) -> bytes:
     """An ID3v2.3 tag with a picture before an mp3."""
     body = b"\0image/jpeg\0\x03\0" + picture
     frame = b"APIC" + struct.pack(">I", len(body)) + b"\0\0" + body
-    size = len(frame)
-    sizes = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
-    return b"ID3\x03\0\0" + sizes + frame + mp3
+    return b"ID3\x03\0\0" + _seven_bits(len(frame)) + frame + mp3
 
 
 def zip_bomb(size: int = 50_000_000) -> bytes:
@@ -380,7 +378,67 @@ def _lying_m4a(seconds: float) -> bytes:
     return bytes(data)
 
 
-# Files that stand for far more audio than their size suggests, over the default limit of four hours.
+def _with_box(mp4: bytes, name: bytes, body: bytes) -> bytes:
+    """An mp4 with its index first, one of whose sample tables says something else."""
+    parents, at = [], 0
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl", name):
+        while mp4[at + 4 : at + 8] != box:
+            at += int.from_bytes(mp4[at : at + 4], "big")
+        parents.append(at)
+        at += 8
+    at = parents.pop()
+    size = int.from_bytes(mp4[at : at + 4], "big")
+    data = bytearray(mp4)
+    for parent in parents:
+        grown = int.from_bytes(data[parent : parent + 4], "big") + len(body) + 8 - size
+        data[parent : parent + 4] = grown.to_bytes(4, "big")
+    data[at : at + size] = struct.pack(">I", len(body) + 8) + name + body
+    return bytes(data)
+
+
+def _mp4_of_samples(count: int) -> bytes:
+    """Nine kilobytes that announce `count` frames of ten bytes each."""
+    data = _with_box(recording("m4a_faststart", 1.0), b"stsz", struct.pack(">III", 0, 10, count))
+    data = _with_box(data, b"stts", struct.pack(">IIII", 0, 1, count, 1024))
+    return _with_box(data, b"stsc", struct.pack(">IIIII", 0, 1, 1, count, 1))
+
+
+def _mp4_of_fragments(count: int) -> bytes:
+    """A fragment that announces `count` frames and says nothing about any of them."""
+    data = bytearray(recording("mp4_fragmented", 1.0))
+    at = data.find(b"trun")
+    data[at + 4 : at + 12] = struct.pack(">II", 0, count)
+    return bytes(data)
+
+
+def _mp4_compressed(size: int) -> bytes:
+    """An index that is compressed, and `size` bytes long once it is not."""
+    packed = zlib.compress(struct.pack(">I", size) + b"moov" + bytes(size - 8), 9)
+    codec = struct.pack(">I", 12) + b"dcom" + b"zlib"
+    content = codec + struct.pack(">I", 12 + len(packed)) + b"cmvd" + struct.pack(">I", size) + packed
+    content = struct.pack(">I", 8 + len(content)) + b"cmov" + content
+    return recording("m4a", 1.0)[:28] + struct.pack(">I", 8 + len(content)) + b"moov" + content
+
+
+def _compressed_tag(size: int, frames: int = 4) -> bytes:
+    """An ID3v2.4 tag with compressed pictures of `size` bytes each."""
+    raw = b"\0image/jpeg\0\x03\0" + bytes(size)
+    body = _seven_bits(len(raw)) + zlib.compress(raw, 9)
+    content = (b"APIC" + _seven_bits(len(body)) + b"\0\x09" + body) * frames
+    return b"ID3\x04\0\0" + _seven_bits(len(content)) + content
+
+
+def _seven_bits(size: int) -> bytes:
+    return bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+def _tagged_wav(size: int) -> bytes:
+    tag = _compressed_tag(size)
+    tag += bytes(len(tag) % 2)
+    return wav(np.zeros(7000, "<i2"), 8000, tail=b"id3 " + struct.pack("<I", len(tag)) + tag)
+
+
+# Files that stand for far more than their size suggests: over four hours of audio, or gigabytes of index and tags.
 BOMBS: dict[str, Callable[[], bytes]] = {
     "flac": lambda: _long("flac", 17_000, 60.0),
     "m4a": lambda: _long("m4a", 17_000),
@@ -392,5 +450,13 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "webm_live": lambda: _long("webm_live", 17_000),
     "wav_1_hz": lambda: wav(np.zeros(7000, "<i2"), 1),
     "wav_u8": lambda: wav(np.zeros(24_000_000, "u1"), 1500),
-    "adpcm": lambda: wav(np.zeros(24_000_000, "u1"), 8000, tag=0x11, bits=4, channels=1),
+    "mp4_index": lambda: _mp4_of_samples(60_000_000),
+    "mp4_fragment": lambda: _mp4_of_fragments(30_000_000),
+    "mp4_compressed": lambda: _mp4_compressed(300_000_000),
+}
+
+# The same, but with usable audio beside what would fill memory.
+HARMLESS: dict[str, Callable[[], bytes]] = {
+    "mp3_tag": lambda: _compressed_tag(100_000_000) + recording("mp3", 1.0),
+    "wav_tag": lambda: _tagged_wav(100_000_000),
 }
