@@ -20,7 +20,7 @@ FLOORS = (
     ("pipeline", "local"),
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
      "visits", "api", "transcriber", "gate", "ui"),
-    ("serving",),
+    ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "serving", "launch"),
     ("recordings", "outputs", "progress", "run", "inventory", "flags", "cli", "manual", "__init__", "__main__"),
 )  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for floor in FLOORS for name in floor)}
@@ -33,7 +33,7 @@ OWNERS = {
     "gradio": {"ui"},
     "huggingface_hub": {"sources"},
     "openvino": {"encoder", "vad"},
-    "ray": {"serving"},
+    "ray": {"serving", "remote", "ingress"},
     "safetensors": set[str](),
     "scipy": {"features"},
     "tokenizers": {"tokens", "checkpoints", "sources"},

@@ -179,13 +179,13 @@ def info(  # noqa: PLR0917 - typer passes them all by name
       tickertape info ./my-checkpoint
       tickertape info ./my-checkpoint --json
     """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape.inventory import machine_facts, model_facts
+    from tickertape.inventory import default_model, machine_facts, model_facts
     from tickertape.run import emit
 
     facts = machine_facts(device.value)
-    if model is not None:
+    if named := model or default_model():
         facts |= model_facts(
-            model,
+            named,
             device=device.value,
             compute_type=compute_type,
             precision=precision.value,
@@ -201,10 +201,44 @@ def info(  # noqa: PLR0917 - typer passes them all by name
         typer.echo(f"{name:{width}}  {value}")
 
 
-@app.command()
-def serve() -> None:
-    """Serve the API and the page."""
-    raise OptionError("The service follows; this version transcribes files.")
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    *,
+    model: flags.Served = None,
+    host: flags.Host = None,
+    port: flags.Port = None,
+    ray: flags.Ray = None,
+    address: flags.Address = None,
+    page: flags.Page = None,
+    engine_replicas: flags.EngineReplicas = None,
+    api_replicas: flags.ApiReplicas = None,
+    cpus_per_replica: flags.CpusPerReplica = None,
+    threads: flags.ServeThreads = None,
+    keys_file: flags.KeysFile = None,
+    config: flags.Config = None,
+) -> None:
+    """Serve the page and OpenAI's audio API, on http://localhost:8080 unless told otherwise.
+
+    Every setting of docs/reference/settings.md is a flag too, and a variable of the environment: --body-limit 50000000,
+    TICKERTAPE_BODY_LIMIT=50000000.
+    """
+    from tickertape.launch import launch
+
+    given = {
+        "models": tuple(model) if model else None,
+        "host": host,
+        "port": port,
+        "ray": ray,
+        "address": address,
+        "page": page,
+        "engine_replicas": engine_replicas,
+        "api_replicas": api_replicas,
+        "cpus_per_replica": cpus_per_replica,
+        "threads": threads,
+        "keys_file": keys_file,
+    }
+    raise typer.Exit(launch(config, given, context.args))
 
 
 def _formats(given: Sequence[str] | None) -> tuple[str, ...]:

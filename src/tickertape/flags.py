@@ -62,7 +62,7 @@ ModelName = Annotated[str | None, typer.Option(
 ModelArgument = Annotated[str, typer.Argument(
     metavar="CHECKPOINT", help="Folder of a Hugging Face or LoRA checkpoint, or hub id (org/name@revision).")]
 OptionalModel = Annotated[str | None, typer.Argument(
-    metavar="[CHECKPOINT]", envvar="TICKERTAPE_MODEL", help="Open this model and describe it too.")]
+    metavar="[CHECKPOINT]", envvar="TICKERTAPE_MODEL", help="Model to describe too. Without: the folder named checkpoint, if it is there.")]
 Formats = Annotated[list[str] | None, typer.Option(
     "--format", "-f", metavar="NAME,...", help=f"{', '.join(FORMATS)}; several with commas.  [default: txt]")]
 OutputDir = Annotated[Path | None, typer.Option(
@@ -109,4 +109,25 @@ AsJson = Annotated[bool, typer.Option(
     "--json", help="For machines: a JSON object on a line for every segment, result and error.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings or summary; errors stay.")]
+
+# of `serve`, which hands them to `Settings`: without a flag, the environment, the file or the default decides
+Served = Annotated[list[str] | None, typer.Option(
+    "--model", "-m", metavar="[NAME=]CHECKPOINT",
+    help="A checkpoint to serve; again for another. The first is the default. Without: the demo checkpoint.")]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on; without: every one.")]
+Port = Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on; without: $PORT, or 8080.")]
+Ray = Annotated[bool | None, typer.Option(
+    "--ray/--no-ray", help="Replicas on Ray Serve, or everything in one process.", show_default=False)]
+Address = Annotated[str | None, typer.Option(
+    "--address", help="Ray cluster to join; auto: the one running here. Without: a Ray of its own.")]
+Page = Annotated[bool | None, typer.Option("--page/--no-page", help="Serve the web page too.", show_default=False)]
+EngineReplicas = Annotated[int | None, typer.Option("--engine-replicas", min=1, help="Engines per model.")]
+ApiReplicas = Annotated[int | None, typer.Option(
+    "--api-replicas", min=1, help="Processes that take requests and decode audio.")]
+CpusPerReplica = Annotated[float | None, typer.Option(
+    "--cpus-per-replica", min=0, help="Cores that Ray reserves for each engine.")]
+ServeThreads = Annotated[int | None, typer.Option(
+    "--threads", min=0, help="Threads of each engine; without: the cores, shared among the engines.")]
+KeysFile = Annotated[Path | None, typer.Option("--keys-file", help="File of hashed API keys; without: open to all.")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="File of settings, TOML or YAML.")]
 # fmt: on

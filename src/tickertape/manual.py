@@ -30,7 +30,7 @@ def _command(function: Callable[..., Any]) -> str:
     blocks = [f"```text\n{block.strip()}\n```\n" for block in rest.split("\b\n") if block.strip()]
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
-    rows = [_row(hints[each.name], each.default) for each in parameters]
+    rows = [_row(hints[each.name], each.default) for each in parameters if get_args(hints[each.name])]
     table = ["| name | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"] if rows else []
     return "\n".join([f"## tickertape {function.__name__}\n", f"{text.strip()}\n", *blocks, *table])
 

@@ -44,10 +44,16 @@ ENVIRONMENT = {  # of Ray's processes, unless whoever starts us knows better
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "GRPC_VERBOSITY": "ERROR",
+    "RAY_worker_niceness": "0",  # else replicas stand back behind every other process of the machine
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tickertape.doorman.middlewares",
     "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "tickertape.lines.speak_json",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a lost proxy is back in 7 s instead of 26 s
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "10",
+}
+LOOPBACK = {  # of a Ray of our own
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on these systems: every port on loopback, whatever the system
+    "AUTOSCALER_METRIC_PORT": "0",  # free ones, so that two services can run on one machine
+    "DASHBOARD_METRIC_PORT": "0",
 }
 
 
@@ -65,15 +71,16 @@ def run(settings: Settings) -> int:
         listener.close()
     try:
         with ray_for(settings, len(models)):
-            deploy(models, settings)
-            to_stdout(event_line("INFO", "listening", host=settings.host, port=settings.port))
             try:
+                deploy(models, settings)
+                to_stdout(event_line("INFO", "listening", host=settings.host, port=settings.port))
                 while True:
                     time.sleep(3600)
-            finally:
+            except Stopped:
                 _drain(settings)
-    except Stopped:
-        return 0
+    except Stopped:  # before there was anything to drain
+        pass
+    return 0
 
 
 @contextmanager
@@ -116,7 +123,6 @@ def _start(settings: Settings, models: int, folder: str) -> None:
         include_dashboard=False,
         configure_logging=False,
         log_to_driver=True,
-        _node_ip_address="127.0.0.1",
         _temp_dir=folder,
         _system_config={"automatic_object_spilling_enabled": False},  # audio must not reach a disk
     )
@@ -128,6 +134,7 @@ def deploy(models: Mapping[str, str], settings: Settings) -> None:
     from ray.serve.schema import LoggingConfig
 
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    speak_json()
     serve.start(
         proxy_location="EveryNode" if settings.address else "HeadOnly",
         http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": int(settings.keep_alive)},
@@ -236,7 +243,7 @@ def _delete() -> None:
 
 def _set_environment(settings: Settings) -> None:
     """What Ray's processes inherit. On a cluster that is joined, its nodes have an environment of their own."""
-    for name, value in ENVIRONMENT.items():
+    for name, value in {**ENVIRONMENT, **({} if settings.address else LOOPBACK)}.items():
         os.environ.setdefault(name, value)
     os.environ[doorman.LIMIT] = str(settings.body_limit)
     if not settings.address and "RAY_AUTH_MODE" not in os.environ:

@@ -31,7 +31,11 @@ from tickertape.machine import Detected
 from tickertape.types import SAMPLE_RATE
 
 PREFIX = "TICKERTAPE_"
-FOREIGN = {"port": "PORT", "project": "GOOGLE_CLOUD_PROJECT"}  # what Cloud Run and Google's libraries set
+FOREIGN = {  # what Cloud Run and Google's libraries set, and what the other commands read
+    "port": "PORT",
+    "project": "GOOGLE_CLOUD_PROJECT",
+    "models": "TICKERTAPE_MODEL",
+}
 CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 8.0  # there, SIGKILL follows SIGTERM after 10 s; leaving takes up to 2 s
 MEBIBYTE = 2**20
 AUDIO_BYTES = 4 * SAMPLE_RATE  # 64,000 bytes: a second of decoded audio, one channel of float32
@@ -220,7 +224,8 @@ def _from_file(file: Path | None) -> dict[str, Any]:
 
 def _from_environment() -> dict[str, Any]:
     for variable in os.environ:
-        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX).lower() not in Settings.model_fields:
+        unknown = variable.removeprefix(PREFIX).lower() not in {*Settings.model_fields, "model"}
+        if variable.startswith(PREFIX) and unknown:
             raise OptionError(f"{variable} is not a setting", variable, "invalid_settings")
     values = dict(EnvSettingsSource(Settings)())
     for name, variable in FOREIGN.items():
