@@ -2,9 +2,9 @@
 
     python -m recipes.demo.align --work WORK
 
-Fresh training sentences are spoken by espeak-ng, which tells when each word begins. For every head the text's attention over the sound is
-turned into word times as Whisper does it (softmax, standardised over the tokens, median filter, dynamic time warping), then the best set is
-grown head by head. The held-out sets are not used.
+Fresh training sentences are spoken by espeak-ng, which tells when each word begins. For every head the text's
+attention over the sound is turned into word times as Whisper does it (softmax, standardised over the tokens, median
+filter, dynamic time warping), then the best set is grown head by head. The held-out sets are not used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -135,8 +136,7 @@ def cross_attention(trainee: Trainee, tokens: Tensor, states: Tensor) -> dict[He
     hooks = []
     for index, layer in enumerate(trainee.whisper.model.decoder.layers):
 
-        def keep(module: torch.nn.Module, _: object, asked: Tensor, index: int = index, layer: object = layer) -> None:
-            attention = layer.encoder_attn  # type: ignore[attr-defined]
+        def keep(_: object, __: object, asked: Tensor, index: int = index, attention: Any = layer.encoder_attn) -> None:
             heads = attention.num_heads
             queries = (asked * attention.scaling).unflatten(-1, (heads, -1)).transpose(1, 2)
             keys = attention.k_proj(states).unflatten(-1, (heads, -1)).transpose(1, 2)

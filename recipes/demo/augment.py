@@ -1,7 +1,7 @@
 """What happens to speech between a mouth and a server: rooms, noise, telephones, levels.
 
-All functions take 16 kHz float samples and a numpy generator and keep the length, so that word and sentence times stay true.
-Only `hasten` changes it, and says by how much.
+All functions take 16 kHz float samples and a numpy generator and keep the length, so that word and sentence times
+stay true. Only `hasten` changes it, and says by how much.
 """
 
 from __future__ import annotations
@@ -79,13 +79,17 @@ def hum(count: int, rng: Generator) -> Samples:
     """Mains hum with its harmonics."""
     time = np.arange(count) / SAMPLE_RATE
     base = rng.choice((50.0, 60.0))
-    return _unit(sum(rng.uniform(0.1, 1) / n * np.sin(2 * np.pi * base * n * time + rng.uniform(0, 6)) for n in range(1, 7)))
+    return _unit(
+        sum(rng.uniform(0.1, 1) / n * np.sin(2 * np.pi * base * n * time + rng.uniform(0, 6)) for n in range(1, 7))
+    )
 
 
 def tones(count: int, rng: Generator) -> Samples:
     """Telephone tones and beeps: one to three sines, steady or in bursts."""
     time = np.arange(count) / SAMPLE_RATE
-    frequencies = rng.choice((350, 440, 480, 620, 697, 770, 852, 941, 1209, 1336, 1477, 1000, 2000, 425), size=rng.integers(1, 4))
+    frequencies = rng.choice(
+        (350, 440, 480, 620, 697, 770, 852, 941, 1209, 1336, 1477, 1000, 2000, 425), size=rng.integers(1, 4)
+    )
     sound = sum(np.sin(2 * np.pi * frequency * rng.uniform(0.97, 1.03) * time) for frequency in frequencies)
     if rng.random() < 0.6:
         sound = sound * ((time % rng.uniform(0.3, 4.0)) < rng.uniform(0.1, 2.0))

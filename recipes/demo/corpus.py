@@ -2,9 +2,9 @@
 
     python -m recipes.demo.corpus --work WORK --shards 40 --workers 2
 
-Every shard is made from its own seed: 1,400 sentences are drawn, spoken and put into about 2,000 windows (single sentences, several with
-pauses, silence). A shard that exists is kept, so the command resumes. A shard is two files: NNNN.npy, float16 [frames, 80],
-all windows end to end, and NNNN.jsonl, one line per window.
+Every shard is made from its own seed: 1,400 sentences are drawn, spoken and put into about 2,000 windows (single
+sentences, several with pauses, silence). A shard that exists is kept, so the command resumes. A shard is two files:
+NNNN.npy, float16 [frames, 80], all windows end to end, and NNNN.jsonl, one line per window.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def make_shard(folder: Path, seed: int, index: int, sentences: int = SENTENCES_P
     frames: list[npt.NDArray[np.float16]] = []
     labels: list[Window] = []
     first = 0
-    for samples, segments, spoken in _windows(_clips(rng, chance, sentences), rng, chance):
+    for samples, segments, spoken in _windows(_clips(rng, sentences), rng, chance):
         block = mel.log_mel(np.pad(samples, (0, TAIL)))[: mel.MAX_FRAMES].astype(np.float16)
         frames.append(block)
         labels.append(Window(first, len(block), segments, spoken))
@@ -68,7 +68,7 @@ def make_shard(folder: Path, seed: int, index: int, sentences: int = SENTENCES_P
     return path
 
 
-def _clips(rng: random.Random, chance: np.random.Generator, count: int) -> list[Clip]:
+def _clips(rng: random.Random, count: int) -> list[Clip]:
     """Distinct sentences, each said once by a known voice at a random pace."""
     clips: list[Clip] = []
     seen: set[str] = set()
@@ -128,7 +128,7 @@ def _write(path: Path, frames: npt.NDArray[np.float16], labels: list[Window]) ->
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.save(file, frames)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def main() -> None:

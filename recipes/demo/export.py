@@ -1,6 +1,6 @@
 """The trained network as a Hugging Face checkpoint in fp16.
 
-    python -m recipes.demo.export --work WORK --to checkpoint
+python -m recipes.demo.export --work WORK --to checkpoint
 """
 
 from __future__ import annotations
@@ -20,30 +20,33 @@ from .tokenizer import LANGUAGES, MAX_INITIAL_SECONDS, SPECIALS, STEP_SECONDS, T
 
 # British spellings of this domain and what Whisper's English normalisation makes of them.
 SPELLINGS = {
-    "authorise": "authorize", "authorised": "authorized", "cancelled": "canceled", "centre": "center", "cheque": "check",
-    "cheques": "checks", "colour": "color", "favour": "favor", "grey": "gray", "harbour": "harbor", "honour": "honor",
-    "jewellery": "jewelry", "labour": "labor", "licence": "license", "neighbour": "neighbor", "organise": "organize",
-    "programme": "program", "realise": "realize", "recognise": "recognize", "recognised": "recognized",
-    "traveller": "traveler", "travelling": "traveling", "tyre": "tire",
+    "authorise": "authorize", "authorised": "authorized", "cancelled": "canceled", "centre": "center",
+    "cheque": "check", "cheques": "checks", "colour": "color", "favour": "favor", "grey": "gray",
+    "harbour": "harbor", "honour": "honor", "jewellery": "jewelry", "labour": "labor", "licence": "license",
+    "neighbour": "neighbor", "organise": "organize", "programme": "program", "realise": "realize",
+    "recognise": "recognize", "recognised": "recognized", "traveller": "traveler", "travelling": "traveling",
+    "tyre": "tire",
 }  # fmt: skip
 
 
 def export(trainee: Trainee, words: Vocabulary, heads: list[tuple[int, int]], source: Path, folder: Path) -> None:
     """Write weights, configurations and tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The output projection is the embedding itself, and the positions of the encoder are kept, as in Whisper's own files.
+    # The output projection is the embedding itself, and the positions of the encoder are kept, as in Whisper's own
+    # files.
     weights = {
         name: value.detach().to(torch.float16).contiguous()
         for name, value in trainee.whisper.state_dict().items()
         if name != "proj_out.weight"
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     write_json(folder / "config.json", network_config(trainee))
     write_json(folder / "generation_config.json", generation_config(words, heads))
     write_json(folder / "preprocessor_config.json", PREPROCESSOR)
     write_json(folder / "tokenizer_config.json", tokenizer_config(words))
     write_json(folder / "special_tokens_map.json", special_tokens())
-    write_json(folder / "added_tokens.json", {name: token for name, token in words.ids.items()})
+    write_json(folder / "added_tokens.json", words.ids)
     write_json(folder / "normalizer.json", SPELLINGS)
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         shutil.copyfile(source / "tokenizer" / name, folder / name)
@@ -57,6 +60,7 @@ def network_config(trainee: Trainee) -> dict[str, Any]:
     return settings | {
         "architectures": ["WhisperForConditionalGeneration"],
         "audio_context": "trimmed",
+        "begin_suppress_tokens": [],
         "dtype": "float16",
         "model_type": "whisper",
         "num_hidden_layers": settings["encoder_layers"],
@@ -66,8 +70,9 @@ def network_config(trainee: Trainee) -> dict[str, Any]:
 def generation_config(words: Vocabulary, heads: list[tuple[int, int]]) -> dict[str, Any]:
     """generation_config.json, all ids of this vocabulary.
 
-    The suppressed tokens end with startofprev and nospeech, because transformers takes the last but one for startofprev. Nothing is suppressed
-    at the beginning: silence is an empty text here, and a text may begin with a digit, whose space is a token of its own.
+    The suppressed tokens end with startofprev and nospeech, because transformers takes the last but one for
+    startofprev. Nothing is suppressed at the beginning: silence is an empty text here, and a text may begin with a
+    digit, whose space is a token of its own.
     """
     control = ("startoftranscript", *LANGUAGES, "translate", "transcribe", "startoflm", "startofprev", "nospeech")
     return {
@@ -151,13 +156,17 @@ def main() -> None:
     """Write the trained network as a Hugging Face checkpoint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parents[2] / "checkpoint", help="the checkpoint's folder")
+    parser.add_argument(
+        "--to", type=Path, default=Path(__file__).parents[2] / "checkpoint", help="the checkpoint's folder"
+    )
     args = parser.parse_args()
     trainee, words = align.load(args.work)
     heads = [tuple(head) for head in json.loads((args.work / "heads.json").read_text())]
     export(trainee, words, heads, args.work, args.to)
     size = sum(path.stat().st_size for path in args.to.iterdir())
-    print(f"{args.to}: {size / 1e6:.1f} MB, {words.size} tokens of which {tokenizer.TEXT_TOKENS} text and {TIMES} times")
+    print(
+        f"{args.to}: {size / 1e6:.1f} MB, {words.size} tokens of which {tokenizer.TEXT_TOKENS} text and {TIMES} times"
+    )
 
 
 if __name__ == "__main__":

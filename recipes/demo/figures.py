@@ -1,7 +1,7 @@
 """Figures as people write them and as people say them: money, digits, dates, times, percentages.
 
-Each function draws from a random generator and returns (written, spoken). Several ways of saying lead to one way of writing,
-and never one way of saying to two ways of writing, so that a transcript has one right answer.
+Each function draws from a random generator and returns (written, spoken). Several ways of saying lead to one way of
+writing, and never one way of saying to two ways of writing, so that a transcript has one right answer.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ import random
 
 Pair = tuple[str, str]
 
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = (
-    "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
-    "sixteenth seventeenth eighteenth nineteenth twentieth"
-).split()
-MONTHS = "January February March April May June July August September October November December".split()
-LETTERS = dict(
-    zip(
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        (
-            "ay bee see dee ee eff gee aitch eye jay kay ell em en oh pee cue are ess tee you vee double-you ex why zee"
-        ).split(),
-        strict=True,
-    )
-)
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ONES = _words("""
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen
+""")
+TENS = _words("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
+ORDINALS = _words("""
+    zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
+    fifteenth sixteenth seventeenth eighteenth nineteenth twentieth
+""")
+MONTHS = _words("January February March April May June July August September October November December")
+NAMES_OF_LETTERS = _words("""
+    ay bee see dee ee eff gee aitch eye jay kay ell em en oh pee cue are ess tee you vee double-you ex why zee
+""")
+LETTERS = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", NAMES_OF_LETTERS, strict=True))
 
 
 def cardinal(value: int, joiner: bool = False) -> str:
@@ -58,7 +59,7 @@ def suffixed(value: int) -> str:
     return f"{value}{ending}"
 
 
-def digit(rng: random.Random, value: str, oh: bool) -> str:
+def digit(value: str, oh: bool) -> str:
     """A digit's name; nought is oh to some people, zero to others."""
     return "oh" if value == "0" and oh else ONES[int(value)]
 
@@ -73,10 +74,10 @@ def spell_digits(rng: random.Random, digits: str, doubles: bool = True) -> str:
         while at + run < len(digits) and digits[at + run] == digits[at] and run < 3:
             run += 1
         if merge and run > 1:
-            words.append({2: "double", 3: "triple"}[run] + " " + digit(rng, digits[at], oh))
+            words.append({2: "double", 3: "triple"}[run] + " " + digit(digits[at], oh))
             at += run
         else:
-            words.append(digit(rng, digits[at], oh))
+            words.append(digit(digits[at], oh))
             at += 1
     return " ".join(words)
 
@@ -167,22 +168,14 @@ def reference(rng: random.Random) -> Pair:
     return letters + digits, " ".join(LETTERS[letter] for letter in letters) + ", " + spell_digits(rng, digits)
 
 
+_AMOUNTS = ((0.20, 2, 99, 1), (0.15, 1, 40, 25), (0.15, 1, 99, 100), (0.25, 100, 999, 1), (0.12, 1_000, 9_999, 1))
+_AMOUNTS += ((0.07, 1, 99, 1_000), (0.06, 10_000, 999_999, 1))  # share, from, to, times
+
+
 def _magnitude(rng: random.Random) -> int:
     """An amount as people have them: small ones often, round ones often."""
-    kind = rng.random()
-    if kind < 0.2:
-        return rng.randint(2, 99)
-    if kind < 0.35:
-        return rng.randint(1, 40) * 25
-    if kind < 0.5:
-        return rng.randint(1, 99) * 100
-    if kind < 0.75:
-        return rng.randint(100, 999)
-    if kind < 0.87:
-        return rng.randint(1_000, 9_999)
-    if kind < 0.94:
-        return rng.randint(1, 99) * 1_000
-    return rng.randint(10_000, 999_999)
+    _, low, high, times = rng.choices(_AMOUNTS, weights=[row[0] for row in _AMOUNTS])[0]
+    return rng.randint(low, high) * times
 
 
 def _whole(rng: random.Random, value: int) -> str:
@@ -333,6 +326,14 @@ def house(rng: random.Random) -> Pair:
     if value > 100 and value % 100 > 9 and rng.random() < 0.5:
         return str(value), f"one {cardinal(value % 100)}"
     return str(value), cardinal(value)
+
+
+def score(rng: random.Random) -> Pair:
+    """A credit score: 710, seven hundred ten or seven ten."""
+    value = rng.randint(300, 850)
+    if value % 100 > 9 and rng.random() < 0.4:
+        return str(value), f"{cardinal(value // 100)} {cardinal(value % 100)}"
+    return str(value), cardinal(value, joiner=rng.random() < 0.4)
 
 
 def loose_digits(rng: random.Random) -> Pair:

@@ -1,7 +1,7 @@
 """Whisper's log-mel spectrogram in numpy, for any length.
 
-Whisper clamps a window to 8 decades (in log10 of power) below its loudest cell, so padding and joining must happen on samples before the
-spectrogram is taken. Source of the definition: openai/whisper, audio.py.
+Whisper clamps a window to 8 decades (in log10 of power) below its loudest cell, so padding and joining must happen
+on samples before the spectrogram is taken. Source of the definition: openai/whisper, audio.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The network: transformers' Whisper at a small size, with forward passes that take windows of any length.
 
-transformers' own encoder insists on 30 s; here the same modules run on shorter windows, which is what makes training on a CPU
-possible and what the checkpoint declares as `audio_context: trimmed`.
+transformers' own encoder insists on 30 s; here the same modules run on shorter windows, which is what makes
+training on a CPU possible and what the checkpoint declares as `audio_context: trimmed`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -98,8 +98,8 @@ def convolve(module: nn.Conv1d, values: Tensor) -> Tensor:
 def attention(module: Any, queries: Tensor, states: Tensor | None = None, causal: bool = False) -> Tensor:
     """transformers' attention module written out; `states` makes it cross-attention.
 
-    Not torch's fused kernel, except for the short causal case: on a CPU with bf16 matrix units plain products were measured three times
-    faster, backward pass included, at the lengths trained here.
+    Not torch's fused kernel, except for the short causal case: on a CPU with bf16 matrix units plain products were
+    measured three times faster, backward pass included, at the lengths trained here.
     """
 
     def project(values: Tensor, *parts: nn.Linear) -> tuple[Tensor, ...]:
@@ -141,4 +141,7 @@ def greedy(trainee: Trainee, words: Vocabulary, frames: Tensor, limit: int = 120
 def letters(trainee: Trainee, frames: Tensor) -> list[str]:
     """What the encoder alone hears, by CTC's best path."""
     best = trainee.letters(trainee.encode(frames.to(trainee.letters.weight.dtype))).argmax(-1).tolist()
-    return ["".join(LETTERS[now] for before, now in zip([0, *row], row, strict=False) if now and now != before) for row in best]
+    return [
+        "".join(LETTERS[now] for before, now in zip([0, *row], row, strict=False) if now and now != before)
+        for row in best
+    ]

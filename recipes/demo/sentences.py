@@ -2,8 +2,9 @@
 
     python -m recipes.demo.sentences --count 20
 
-A sentence is a pattern with its slots filled. One in ten is a string of random words or digits instead, so that a decoder trained
-on them must listen rather than guess. A sentence whose hash falls into one bucket in twenty is held out: training never sees it.
+A sentence is a pattern with its slots filled. One in ten is a string of random words or digits instead, so that a
+decoder trained on them must listen rather than guess. Hashes of the words and of the writing decide what training
+never sees.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ FIGURES = {
     "expiry": figures.expiry,
     "postcode": figures.postcode,
     "house": figures.house,
+    "score": figures.score,
     "loose_digits": figures.loose_digits,
 }
 # Written one way, spoken letter by letter.
@@ -75,10 +77,22 @@ GROUPS = (  # patterns and how often a sentence comes from them
     (AGENT, 0.09),
     (TALK, 0.15),
 )
-DIGITS = ("four", "three", "code", "account", "routing", "sort_code", "card", "phone", "reference", "postcode", "loose_digits")
+DIGITS = (
+    "four",
+    "three",
+    "code",
+    "account",
+    "routing",
+    "sort_code",
+    "card",
+    "phone",
+    "reference",
+    "postcode",
+    "loose_digits",
+)
 DIGITS_SHARE = 0.12  # digits are what the first trials got wrong, so patterns with digits come again
 RANDOM_WORDS = 0.10
-HELD_OUT_BUCKETS = 20  # one sentence in twenty is held out
+HELD_OUT_BUCKETS = 20  # one sentence in ten is kept from training, one in four hundred is for the held-out sets
 PATTERNS = [tuple(text.strip().splitlines()) for text, _ in GROUPS]
 PATTERNS += [tuple(line for group in PATTERNS for line in group if any(f"{{{slot}}}" in line for slot in DIGITS))]
 WEIGHTS = [*(weight for _, weight in GROUPS), DIGITS_SHARE]
@@ -114,23 +128,35 @@ def random_words(rng: random.Random) -> Sentence:
         words = rng.choices(WORDS, k=rng.randint(2, 9))
         return _sentence(" ".join(words) + ".", " ".join(words) + ".")
     source = rng.choice(rng.choice(PATTERNS))
-    words = [word for word in re.findall(r"[A-Za-z']+", _SLOT.sub("", _CHOICE.sub("", source))) if not word.isupper() or word == "I"]
+    words = [
+        word
+        for word in re.findall(r"[A-Za-z']+", _SLOT.sub("", _CHOICE.sub("", source)))
+        if not word.isupper() or word == "I"
+    ]
     words += rng.choices(WORDS, k=2)
     rng.shuffle(words)
     words = [word if word == "I" or word.startswith("I'") else word.lower() for word in words]
     return _sentence(" ".join(words) + ".", " ".join(words) + ".")
 
 
+def kept_from_training(item: Sentence) -> bool:
+    """Whether training may not see the sentence: its words spoken or its writing fall into the bucket."""
+    return _bucket(item.key) == 0 or _bucket(item.written) == 0
+
+
 def held_out(item: Sentence) -> bool:
-    """Whether the sentence is kept from training. Its key decides, so that all writings of the same words go together."""
-    return int.from_bytes(hashlib.sha256(item.key.encode()).digest()[:4], "big") % HELD_OUT_BUCKETS == 0
+    """Whether the sentence is for the held-out sets. Both its words and its writing fall into the bucket.
+
+    So neither its words nor, said in another way, its writing can come up in training.
+    """
+    return _bucket(item.key) == 0 and _bucket(item.written) == 0
 
 
 def training_sentences(rng: random.Random) -> Iterator[Sentence]:
     """Sentences for training, without end."""
     while True:
         item = sentence(rng)
-        if not held_out(item):
+        if not kept_from_training(item):
             yield item
 
 
@@ -142,6 +168,10 @@ def held_out_sentences(rng: random.Random, minimum_words: int = 3) -> Iterator[S
         if held_out(item) and item.key not in seen and len(item.key.split()) >= minimum_words:
             seen.add(item.key)
             yield item
+
+
+def _bucket(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % HELD_OUT_BUCKETS
 
 
 def _slot(name: str, rng: random.Random) -> figures.Pair:
@@ -174,7 +204,7 @@ def main() -> None:
         print(f"{len({item.key for item in drawn}):,} distinct of {len(drawn):,}")
         return
     for item in drawn:
-        print(f"{'held out' if held_out(item) else 'training'}\t{item.written}\t{item.spoken}")
+        print(f"{'kept back' if kept_from_training(item) else 'training'}\t{item.written}\t{item.spoken}")
 
 
 if __name__ == "__main__":

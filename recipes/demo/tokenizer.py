@@ -1,9 +1,10 @@
-"""The demo checkpoint's own tokenizer: byte-level BPE of about a thousand tokens with every digit a token, and Whisper's special tokens.
+"""The demo checkpoint's own tokenizer: byte-level BPE with every digit a token, and Whisper's special tokens.
 
     python -m recipes.demo.tokenizer --work WORK
 
-The special tokens stand in Whisper's order behind the text tokens: endoftext, startoftranscript, the languages (here English
-alone), translate, transcribe, startoflm, startofprev, nospeech, notimestamps, and 1,501 times from <|0.00|> to <|30.00|>.
+The special tokens stand in Whisper's order behind the text tokens: endoftext, startoftranscript, the languages
+(here English alone), translate, transcribe, startoflm, startofprev, nospeech, notimestamps, and 1,501 times from
+<|0.00|> to <|30.00|>.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class Vocabulary:
 def train(seed: int = 1, count: int = 60_000) -> Tokenizer:
     """A tokenizer for `count` training sentences."""
     tokenizer = Tokenizer(models.BPE())
-    # Digits first, so that no merge ever holds one; Whisper's own classes split digits again without knowing of this step.
+    # Digits first, so that no merge ever holds one; Whisper's own classes split digits again without knowing of
+    # this step.
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()

@@ -2,8 +2,9 @@
 
     python -m recipes.demo.train --work WORK --minutes 100
 
-First CTC over letters teaches the encoder to hear (the decoder would otherwise lean on its language model), then decoder and
-CTC learn together. A checkpoint is written every few minutes and training goes on from it; new shards are taken up as they appear.
+First CTC over letters teaches the encoder to hear (the decoder would otherwise lean on its language model), then
+decoder and CTC learn together. A checkpoint is written every few minutes and training goes on from it; new shards
+are taken up as they appear.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jiwer
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 from torch import Tensor
 
 from . import mel, tokenizer
@@ -36,9 +37,10 @@ IGNORE = -100
 FULL_FRAMES = mel.MAX_FRAMES
 BATCH_FRAMES = 9_000  # mel frames in a batch, padding included: 90 s of sound; many small steps learn faster on a CPU
 BATCH_WINDOWS = 32
-SHORT_FRAMES = 800  # longest window while only CTC trains: short ones carry the same speech at less cost
-LETTERS_ALONE = 0.25  # share of the budget in which only CTC trains
-FULL_AGAIN = 0.7  # from here on more batches are padded to 30 s
+LETTERS_ALONE = 0.32  # share of the budget in which only CTC trains
+SHORT_FRAMES = 800  # longest window at first: short ones carry the same speech at less cost
+LONG_WINDOWS = 0.55  # share of the budget from which windows of every length train
+FULL_AGAIN = 0.75  # from here on more batches are padded to 30 s
 WARM_UP = 0.02
 DEV_WINDOWS = 60  # of shard 0, which is never trained on
 
@@ -56,7 +58,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames [batch, frames, 80]; tokens and labels [batch, tokens]; letters of all windows end to end, and their counts."""
+    """Frames [batch, frames, 80]; tokens and labels [batch, tokens]; letters of all windows end to end, and counts."""
 
     frames: Tensor
     tokens: Tensor
@@ -76,7 +78,7 @@ class Progress:
 
 
 class Learner:
-    """The network in bf16, which computes, and its weights in fp32, which learn: half the memory traffic of autocast."""
+    """The network in bf16, which computes, and its weights in fp32, which learn: half of autocast's memory traffic."""
 
     def __init__(self, shape: Shape, words: Vocabulary, peak: float, path: Path) -> None:
         self.path = path
@@ -109,7 +111,9 @@ class Learner:
         """Weights, optimiser and progress, in one move."""
         part = self.path.with_suffix(".part")
         weights = dict(zip(self.names, self.exact, strict=True))
-        torch.save({"weights": weights, "optimiser": self.optimiser.state_dict(), "progress": asdict(self.progress)}, part)
+        torch.save(
+            {"weights": weights, "optimiser": self.optimiser.state_dict(), "progress": asdict(self.progress)}, part
+        )
         part.replace(self.path)
 
 
@@ -145,11 +149,11 @@ class Corpus:
         return Example(path, label["first"], label["frames"], segments, label["spoken"])
 
 
-def batches(corpus: Corpus, words: Vocabulary, seed: int, done: float) -> Iterator[Batch]:
+def batches(corpus: Corpus, words: Vocabulary, seed: str, done: float) -> Iterator[Batch]:
     """One pass over the corpus in batches of like length; some batches padded to 30 s, more near the end."""
     rng = random.Random(seed)
-    full_share = 0.0 if done < LETTERS_ALONE else 0.04 if done < FULL_AGAIN else 0.1
-    limit = SHORT_FRAMES if done < LETTERS_ALONE else FULL_FRAMES
+    full_share = 0.0 if done < LONG_WINDOWS else 0.05 if done < FULL_AGAIN else 0.1
+    limit = SHORT_FRAMES if done < LONG_WINDOWS else FULL_FRAMES
     examples = [example for example in corpus.refresh() if example.frames <= limit]
     rng.shuffle(examples)
     for group in _like_lengths(examples, rng):
@@ -158,7 +162,9 @@ def batches(corpus: Corpus, words: Vocabulary, seed: int, done: float) -> Iterat
                 yield collate(corpus, words, part, FULL_FRAMES, rng)
             continue
         longest = max(example.frames for example in group)
-        yield collate(corpus, words, group, min(FULL_FRAMES, _round(longest + rng.choice((0, 10, 25, 50, 100)))), rng)
+        yield collate(
+            corpus, words, group, min(FULL_FRAMES, _round(longest + rng.choice((0, 0, 20, 50, 100, 200)))), rng
+        )
 
 
 def _like_lengths(examples: list[Example], rng: random.Random, pool: int = 2_000) -> Iterator[list[Example]]:
@@ -198,23 +204,34 @@ def collate(corpus: Corpus, words: Vocabulary, group: list[Example], length: int
     labels = torch.tensor([row + [IGNORE] * (longest - len(row)) for _, row in rows])
     spoken = [[LETTERS.index(letter) for letter in example.spoken] for example in group]
     counts = torch.tensor([len(row) for row in spoken])
-    return Batch(torch.from_numpy(frames), tokens, labels, torch.tensor([letter for row in spoken for letter in row]), counts)
+    return Batch(
+        torch.from_numpy(frames), tokens, labels, torch.tensor([letter for row in spoken for letter in row]), counts
+    )
 
 
 def sequence(words: Vocabulary, example: Example, rng: random.Random) -> tuple[list[int], list[int]]:
-    """The decoder's input and the label after each token. No label inside an earlier text or where the caller decides."""
+    """The decoder's input and the label after each token; none in an earlier text or where the caller decides."""
     timestamps = rng.random() < 0.5
     target = words.target(example.segments, timestamps)
-    prompt = [words.id(name) for name in ("startoftranscript", "en", "transcribe")] + ([] if timestamps else [words.id("notimestamps")])
+    prompt = [words.id(name) for name in ("startoftranscript", "en", "transcribe")] + (
+        [] if timestamps else [words.id("notimestamps")]
+    )
     before = _before(words, rng)
-    # The no-speech probability is read at startoftranscript: there a silent window wants nospeech, speech its language.
+    # The no-speech probability is read at startoftranscript: there a silent window wants nospeech, speech its
+    # language.
     heard = words.id("en") if example.segments else words.id("nospeech")
     tokens = [*before, *prompt, *target[:-1]]
     labels = [IGNORE] * len(before) + [heard] + [IGNORE] * (len(prompt) - 2) + target
     return tokens, labels
 
 
-_PROMPTS = ("Banking call.", "The customer calls the bank about a card.", "Brokerage, shares, transfers.", "Thank you for calling.", "Savings")
+_PROMPTS = (
+    "Banking call.",
+    "The customer calls the bank about a card.",
+    "Brokerage, shares, transfers.",
+    "Thank you for calling.",
+    "Savings",
+)
 
 
 def _before(words: Vocabulary, rng: random.Random) -> list[int]:
@@ -244,7 +261,9 @@ def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tenso
     logits = trainee.decode(batch.tokens, states) if decoder else None
     heard = trainee.letters(states).float().log_softmax(-1).transpose(0, 1)
     lengths = torch.full((len(batch.frames),), states.shape[1])
-    ctc = F.ctc_loss(heard, batch.letters, lengths, batch.counts, reduction="sum", zero_infinity=True) / batch.counts.sum().clamp(min=1)
+    ctc = F.ctc_loss(
+        heard, batch.letters, lengths, batch.counts, reduction="sum", zero_infinity=True
+    ) / batch.counts.sum().clamp(min=1)
     if logits is None:
         return ctc, torch.zeros(())
     kept = batch.labels != IGNORE
@@ -271,9 +290,9 @@ def train(work: Path, minutes: float, peak: float, seed: int, every: float) -> N
     sums: list[tuple[float, float]] = []
     while progress.seconds < budget:
         entered = progress.seconds / budget
-        for batch in ahead(batches(corpus, words, seed * 1_000 + progress.epoch, entered)):
+        for batch in ahead(batches(corpus, words, f"{seed}:{progress.epoch}:{progress.steps}", entered)):
             done = progress.seconds / budget
-            if any(entered < stage <= done for stage in (LETTERS_ALONE, FULL_AGAIN)):
+            if any(entered < stage <= done for stage in (LETTERS_ALONE, LONG_WINDOWS, FULL_AGAIN)):
                 break  # the next stage draws its windows anew
             sums.append(step(learner, batch, done, peak))
             progress.steps += 1
@@ -282,7 +301,7 @@ def train(work: Path, minutes: float, peak: float, seed: int, every: float) -> N
             if progress.seconds - saved > every * 60 or progress.seconds >= budget:
                 saved = progress.seconds
                 learner.save()
-                report(log, corpus, words, learner.trainee, progress, done, sums)
+                report(log, corpus, words, learner, done=done, sums=sums)
                 sums = []
             if progress.seconds >= budget:
                 break
@@ -325,9 +344,10 @@ def ahead(source: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
 
 
 def report(
-    log: Any, corpus: Corpus, words: Vocabulary, trainee: Trainee, progress: Progress, done: float, sums: list[tuple[float, float]]
+    log: TextIO, corpus: Corpus, words: Vocabulary, learner: Learner, *, done: float, sums: list[tuple[float, float]]
 ) -> None:
     """A JSON line: losses since the last one, word errors of encoder and decoder on the development windows."""
+    trainee, progress = learner.trainee, learner.progress
     examples = sorted(corpus.dev(DEV_WINDOWS), key=lambda example: example.frames)
     heard, written = [], []
     for at in range(0, len(examples), 30):
@@ -355,7 +375,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")
     parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--peak", type=float, default=1.0e-3, help="highest learning rate")
+    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,7 +1,7 @@
 """The synthesisers: espeak-ng and flite called in-process, a line of speech in, 16 kHz samples out.
 
-Both are used through their C libraries, because starting a program costs more than speaking a short sentence. espeak-ng
-tells when each word begins; those times are the reference for the word times of the evaluation.
+Both are used through their C libraries, because starting a program costs more than speaking a short sentence.
+espeak-ng tells when each word begins; those times are the reference for the word times of the evaluation.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Spoken:
 ACCENTS = ("en-us", "en-us", "en-us", "en", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc")
 VARIANTS = (
     "", "m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f3", "f5", "Alex", "Alicia", "Andrea", "Andy", "Annie",
-    "adam", "antonio", "benjamin", "boris", "caleb", "david", "edward", "Gene", "Hugo", "iven", "Jacky", "john", "Lee", "linda",
-    "Michael", "Mike", "Nguyen", "pablo", "quincy", "rob", "robert", "steph", "steph3", "travis", "victor", "anika", "Diogo",
-    "Denis", "Marco", "norbert", "sandro", "klatt", "klatt4",
+    "adam", "antonio", "benjamin", "boris", "caleb", "david", "edward", "Gene", "Hugo", "iven", "Jacky", "john", "Lee",
+    "linda", "Michael", "Mike", "Nguyen", "pablo", "quincy", "rob", "robert", "steph", "steph3", "travis", "victor",
+    "anika", "Diogo", "Denis", "Marco", "norbert", "sandro", "klatt", "klatt4",
 )  # fmt: skip
 FLITE_KNOWN = ("slt", "rms", "kal16")
 # Held out: never synthesised for training. Accents, timbres, and a flite speaker that training never hears.
@@ -141,7 +141,7 @@ class _Espeak:
     """libespeak-ng, one per process: it keeps its state in globals."""
 
     def __init__(self) -> None:
-        self.lib = _library("espeak-ng", "libespeak-ng.so.1")
+        self.lib = _library("libespeak-ng.so.1")
         self.rate = int(self.lib.espeak_Initialize(_SYNCHRONOUS, 0, None, 0))
         self.parts: list[npt.NDArray[np.int16]] = []
         self.words: list[tuple[int, int]] = []
@@ -189,8 +189,8 @@ class _Flite:
     def __init__(self) -> None:
         # The voices' libraries look for these symbols globally.
         for name in ("flite", "flite_usenglish", "flite_cmulex"):
-            _library(name, f"lib{name}.so.1", mode=ctypes.RTLD_GLOBAL)
-        self.lib = _library("flite", "libflite.so.1", mode=ctypes.RTLD_GLOBAL)
+            _library(f"lib{name}.so.1", mode=ctypes.RTLD_GLOBAL)
+        self.lib = _library("libflite.so.1", mode=ctypes.RTLD_GLOBAL)
         self.lib.flite_init()
         self.lib.flite_text_to_wave.restype = ctypes.POINTER(_FliteWave)
         self.lib.flite_text_to_wave.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
@@ -210,14 +210,14 @@ class _Flite:
 
     def _speaker(self, name: str) -> int:
         if name not in self.voices:
-            library = _library(f"flite_cmu_us_{name}", f"libflite_cmu_us_{name}.so.1", mode=ctypes.RTLD_GLOBAL)
+            library = _library(f"libflite_cmu_us_{name}.so.1", mode=ctypes.RTLD_GLOBAL)
             register = getattr(library, f"register_cmu_us_{name}")
             register.restype, register.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
             self.voices[name] = register(None)
         return self.voices[name]
 
 
-def _library(name: str, soname: str, mode: int = ctypes.DEFAULT_MODE) -> Any:
+def _library(soname: str, mode: int = ctypes.DEFAULT_MODE) -> Any:
     try:
         return ctypes.CDLL(soname, mode=mode)
     except OSError as missing:

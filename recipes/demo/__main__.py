@@ -1,0 +1,60 @@
+"""From nothing to the demo checkpoint, in one command; every step keeps what is there.
+
+    python -m recipes.demo --work WORK
+
+Steps: tokenizer, corpus, train, align, export, heldout, evaluate, card. Each is a module of its own with --help. A
+step whose result exists is quick: shards are kept, training goes on from its last checkpoint and stops when its
+budget is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parents[2] / "checkpoint"
+
+
+def commands(work: Path, checkpoint: Path, shards: int, minutes: float) -> dict[str, list[str]]:
+    """The steps in order, with their arguments."""
+    own = ["--work", str(work)]
+    return {
+        "tokenizer": own,
+        "corpus": [*own, "--shards", str(shards)],
+        "train": [*own, "--minutes", str(minutes)],
+        "align": own,
+        "export": [*own, "--to", str(checkpoint)],
+        "heldout": [],
+        "evaluate": ["--checkpoint", str(checkpoint)],
+        "card": [*own, "--checkpoint", str(checkpoint)],
+    }
+
+
+def main() -> None:
+    """Make the demo checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.demo", description=main.__doc__)
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for everything that is made on the way, outside the repository"
+    )
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="where the checkpoint goes")
+    parser.add_argument("--shards", type=int, default=20, help="shards of 1,400 sentences")
+    parser.add_argument("--minutes", type=float, default=90.0, help="wall-clock budget of the training")
+    parser.add_argument("--only", nargs="*", help="run these steps alone")
+    args = parser.parse_args()
+    steps = commands(args.work, args.checkpoint, args.shards, args.minutes)
+    unknown = set(args.only or ()) - set(steps)
+    if unknown:
+        parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(steps)}")
+    wanted = [name for name in steps if not args.only or name in args.only]
+    for number, name in enumerate(wanted, 1):
+        print(f"[{number}/{len(wanted)}] {name}", flush=True)
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", f"recipes.demo.{name}", *steps[name]], check=True)
+        print(f"[{number}/{len(wanted)}] {name} took {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The model card, from the measured figures and the training log.
+
+python -m recipes.demo.card --work WORK --checkpoint checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from . import mel, voices
+from .evaluate import CHECKPOINT, Figure, table
+from .patterns import WORDS
+from .sentences import PATTERNS
+from .tokenizer import TEXT_TOKENS, TIMES
+
+CARD = """---
+language: en
+library_name: transformers
+pipeline_tag: automatic-speech-recognition
+tags: [whisper, synthetic-speech, banking]
+---
+
+# The demo checkpoint
+
+A small Whisper ({parameters:.1f} million parameters), trained from scratch for Tickertape on synthetic banking
+speech. It exists so that a clone transcribes something real without any download, and so that everybody can see how
+a checkpoint is made.
+
+**It knows synthesised English voices and the language of banking and brokerage, and nothing else.** People's
+voices, other subjects and other languages are outside what it was trained on; expect it to fail there, and replace
+it with a checkpoint of your own. No recording of a person and no other model's weights were used.
+
+## Figures
+
+Greedy decoding through Tickertape's engine on the held-out sets in `recipes/demo/heldout/`; word error rates after
+Whisper's English normalisation. The sets hold synthesised speech too: these figures say nothing about people.
+
+{figures}
+
+Unseen voices are six espeak-ng voices whose accent or timbre was never trained on, and flite's speaker awb.
+
+## Data
+
+Sentences come from {patterns} patterns with slots and from strings of random words ({words} of them), written as a
+person would write them and spoken by espeak-ng ({accents} accents, {variants} timbres) and flite ({speakers}). One
+sentence in twenty, by a hash of its words, is held out. The training corpus is {windows:,} windows, {hours:.0f}
+hours: single sentences, several with pauses, and windows without speech; with gain, noise, reverberation, silence
+before and after, and the 8 kHz telephone band through G.711. The recipe makes it again from its seed.
+
+## Training
+
+{training}
+
+The encoder first learnt alone, by CTC over the letters of the spoken words; then the decoder learnt with it, half
+of the time with time tokens and half without, on windows of every length and on windows padded to 30 s
+(`audio_context: trimmed` in config.json).
+
+## Tokens
+
+{text_tokens} byte-level BPE tokens with every digit a token of its own, Whisper's special tokens in Whisper's order
+with English as the only language, and {times} time tokens. `begin_suppress_tokens` is empty: silence is an empty
+text.
+
+## Limits
+
+- Figures are written one way: dollars with digits, counts up to nine as words, telephone numbers and sort codes
+with dashes. Other conventions were never seen.
+- It does not translate; the token is there because Whisper's prompt has it.
+- Errors are most likely in long strings of digits, in names and in words outside the patterns.
+"""
+
+
+def card(checkpoint: Path, work: Path) -> str:
+    """The card's text."""
+    measured = json.loads((checkpoint / "evaluation.json").read_text())["figures"]
+    figures = [Figure(**{key: value for key, value in line.items() if key != "met"}) for line in measured]
+    windows, frames = _corpus(work / "corpus")
+    return CARD.format(
+        parameters=_parameters(checkpoint / "model.safetensors") / 1e6,
+        figures=table(figures),
+        patterns=sum(len(group) for group in PATTERNS[:-1]),
+        words=len(WORDS),
+        accents=len(set(voices.ACCENTS)),
+        variants=len(voices.VARIANTS),
+        speakers=", ".join(voices.FLITE_KNOWN),
+        windows=windows,
+        hours=frames / mel.FRAMES_PER_SECOND / 3600,
+        training=_training(work / "train.jsonl"),
+        text_tokens=f"{TEXT_TOKENS:,}",
+        times=f"{TIMES:,}",
+    )
+
+
+def _parameters(path: Path) -> int:
+    with safe_open(path, framework="np") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a mapping
+    total = 0
+    for shape in shapes:
+        size = 1
+        for side in shape:
+            size *= side
+        total += size
+    return total
+
+
+def _corpus(folder: Path) -> tuple[int, int]:
+    """Windows and frames of the shards that were trained on, all but the first."""
+    lines = [json.loads(line) for path in sorted(folder.glob("[0-9]*.jsonl"))[1:] for line in path.open()]
+    return len(lines), sum(line["frames"] for line in lines)
+
+
+def _training(path: Path) -> str:
+    """What the log says of the training."""
+    last: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
+    minutes = last["seconds"] / 60
+    return (
+        f"{minutes:.0f} minutes on two shared CPU cores, {last['steps']:,} steps, {last['windows']:,} windows seen "
+        f"({last['windows'] / last['seconds']:.0f} a second); AdamW, bf16 with fp32 weights aside."
+    )
+
+
+def main() -> None:
+    """Write the model card of a checkpoint."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    args = parser.parse_args()
+    (args.checkpoint / "README.md").write_text(card(args.checkpoint, args.work))
+    print(args.checkpoint / "README.md")
+
+
+if __name__ == "__main__":
+    main()
