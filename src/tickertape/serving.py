@@ -95,7 +95,7 @@ def ray_for(settings: Settings, models: int) -> Iterator[None]:
         if settings.address:
             ray.init(address=settings.address, namespace=API, log_to_driver=False, configure_logging=False)
         else:
-            folder = tempfile.mkdtemp(prefix="tickertape-")
+            folder = tempfile.mkdtemp(prefix=f"tickertape-{os.getpid()}-")
             _start(settings, models, folder)
         _catch_signals()  # Ray has put its own in their place
         yield

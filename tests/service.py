@@ -1,0 +1,177 @@
+"""A service as users start it: a process of its own, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from tests.fakes import wav
+from tickertape.types import SAMPLE_RATE
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 180.0  # for a busy machine; a quiet one takes a tenth
+STOP_SECONDS = 60.0
+SHORT = wav(1.0)
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed so far."""
+        return [line for line in self.log.read_text().splitlines() if line.strip()]
+
+    def get(self, path: str, **options: object) -> httpx.Response:
+        """A request without a body."""
+        return httpx.get(self.url + path, timeout=60, **options)  # type: ignore[arg-type]
+
+    def transcribe(self, audio: bytes = SHORT, *, timeout: float = 120, **form: str) -> httpx.Response:
+        """A recording's text."""
+        fields = {"model": "whisper-1", **form}
+        return httpx.post(
+            f"{self.url}/v1/audio/transcriptions", files={"file": ("a.wav", audio)}, data=fields, timeout=timeout
+        )
+
+    def terminate(self) -> int:
+        """Send SIGTERM and wait; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_SECONDS)
+
+    def children(self, name: str = "") -> list[int]:
+        """Ids of the processes below it whose command line holds `name`."""
+        return [pid for pid in descendants(self.process.pid) if name in command_line(pid)]
+
+
+@contextmanager
+def started(*flags: str, environment: dict[str, str] | None = None, ready: bool = True) -> Iterator[Service]:
+    """`tickertape serve` with these flags, on a free port, until the block ends."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="service-") as folder:
+        log = Path(folder) / "log"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TICKERTAPE_"))}
+        variables = {**inherited, "PYTHONPATH": str(ROOT), **(environment or {})}
+        command = [sys.executable, "-m", "tickertape", "serve", "--host", "127.0.0.1", "--port", str(port), *flags]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=variables)
+        service = Service(process, f"http://127.0.0.1:{port}", log)
+        try:
+            if ready:
+                wait_until_ready(service)
+            yield service
+        finally:
+            stop(service)
+
+
+def wait_until_ready(service: Service, seconds: float = START_SECONDS) -> float:
+    """Wait for `/readyz`; how long it took."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        if service.process.poll() is not None:
+            break
+        try:
+            if service.get("/readyz").status_code == 200:
+                return time.monotonic() - begun
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("not ready:\n" + "\n".join(service.lines[-40:]))
+
+
+def stop(service: Service) -> None:
+    """End the process, and what it has left behind."""
+    below = descendants(service.process.pid)
+    if service.process.poll() is None:
+        service.process.send_signal(signal.SIGTERM)
+        try:
+            service.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            service.process.kill()
+            service.process.wait()
+    for pid in below:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below one."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def command_line(pid: int) -> str:
+    """How a process was called; Ray names its actors there."""
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def sound(number: int, seconds: float = 1.0, first: float | None = None) -> bytes:
+    """A recording whose first sample is its number, which the slow engine notes down."""
+    generator = np.random.default_rng(number)
+    samples = (generator.uniform(-0.1, 0.1, round(seconds * SAMPLE_RATE)) * 32768).astype("<i2")
+    samples[0] = number if first is None else round(first * 32768)
+    return _wav(samples.tobytes())
+
+
+def _wav(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(SAMPLE_RATE)
+        writer.writeframes(data)
+    return file.getvalue()
+
+
+def expected_text(recording: bytes) -> str:
+    """What the slow engine makes of a recording of one window."""
+    samples = np.frombuffer(recording[44:], "<i2").astype(np.float32) / 32768
+    return f"{zlib.crc32(samples.tobytes()):08x}"
+
+
+def calls(folder: Path) -> list[list[int]]:
+    """The numbers of the windows in each call of each slow engine; probes left out."""
+    lines: Sequence[str] = [line for file in sorted(folder.iterdir()) for line in file.read_text().splitlines()]
+    return [[int(number) for number in line.split()] for line in lines if line.strip()]

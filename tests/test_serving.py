@@ -1,0 +1,273 @@
+"""The service as a process: with Ray and without, spoken to over HTTP, killed and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.checkpoint_factory import make_checkpoint
+from tests.fakes import wav
+from tests.service import Service, calls, expected_text, sound, started, wait_until_ready
+from tests.slow import HANG, POISON
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+WITH_AND_WITHOUT_RAY = pytest.mark.parametrize("service", ["ray", "alone"], indirect=True)
+ENGINES = "engine-slow"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of random weights."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_checkpoint(folder / "micro", "micro")
+    make_checkpoint(folder / "english", "micro.en")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[Service]:
+    """Two models and the page."""
+    mode = ["--no-ray"] if request.param == "alone" else []
+    models = ["--model", f"first={checkpoints / 'micro'}", "--model", str(checkpoints / "english")]
+    with started(*mode, *models, "--body-limit", "4000000") as running:
+        yield running
+
+
+@WITH_AND_WITHOUT_RAY
+class TestService:
+    """What users see of a service that runs."""
+
+    def test_it_transcribes(self, service: Service) -> None:
+        """A recording becomes text, with the time each step took."""
+        answer = service.transcribe(wav(2.0))
+        assert (200, {"text", "usage"}) == (answer.status_code, set(answer.json()))
+        assert "total;dur=" in answer.headers["server-timing"]
+
+    def test_the_request_picks_the_model(self, service: Service) -> None:
+        """Models answer under their names, the first as whisper-1 too; others are unknown."""
+        named = {
+            name: service.transcribe(model=name).status_code for name in ("first", "english", "whisper-1", "other")
+        }
+        assert {"first": 200, "english": 200, "whisper-1": 200, "other": 404} == named
+        assert 400 == service.transcribe(model="english", language="de").status_code
+
+    def test_a_long_recording_comes_back_in_order(self, service: Service) -> None:
+        """Windows of a recording of several minutes are decoded side by side, and their segments come in order."""
+        form = {"response_format": "verbose_json", "vad": "false", "temperature": "0.5"}
+        answer = service.transcribe(sound(1, seconds=100.0), **form)
+        starts = [segment["start"] for segment in answer.json()["segments"]]
+        assert (200, sorted(starts)) == (answer.status_code, starts)
+
+    def test_everything_is_on_one_port(self, service: Service) -> None:
+        """The page and the routes for operators are reachable beside the API."""
+        paths = ["/", "/healthz", "/readyz", "/metrics", "/version", "/docs", "/openapi.json", "/v1/models"]
+        found = {path: service.get(path, follow_redirects=True).status_code for path in paths}
+        assert dict.fromkeys(paths, 200) == found
+
+    def test_errors_are_json(self, service: Service) -> None:
+        """What does not exist, Serve's own routes included, is told in OpenAI's envelope, once, with one request id."""
+        for path in ("/v1/nothing", "/-/routes"):
+            answer = service.get(path)
+            assert (404, "not_found") == (answer.status_code, answer.json()["error"]["code"])
+        answer = service.get("/v1/nothing", headers={"x-request-id": "my-own"})
+        assert ["my-own"] == answer.headers.get_list("x-request-id")
+
+    def test_clients_do_not_steer_the_proxy(self, service: Service) -> None:
+        """Headers that would set Ray Serve's timeouts and routing have no effect."""
+        steering = {"x-request-timeout-seconds": "0.000001", "serve_multiplexed_model_id": "x", "x-session-id": "y"}
+        assert 200 == service.get("/readyz", headers=steering).status_code
+
+    def test_a_body_that_does_not_end_is_cut(self, service: Service) -> None:
+        """A chunked upload over the limit gets a 413, however much more the client would send."""
+        sent = 0
+
+        def endless() -> Iterator[bytes]:
+            nonlocal sent
+            yield b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            for _ in range(1000):
+                sent += 65536
+                yield bytes(65536)
+
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        try:
+            url = f"{service.url}/v1/audio/transcriptions"
+            answer = httpx.post(url, content=endless(), headers=headers, timeout=60)
+            assert (413, "file_too_large") == (answer.status_code, answer.json()["error"]["code"])
+        except httpx.WriteError:  # the answer came and the connection went while we were still writing
+            pass
+        assert sent < 40_000_000
+
+    def test_only_the_service_listens_outside(self, service: Service) -> None:
+        """Every port that does not need a token is on loopback."""
+        pids = {service.process.pid, *service.children()}
+        open_to_all = {
+            psutil.Process(entry.pid).cmdline()[0]
+            for entry in psutil.net_connections("tcp")
+            if entry.status == psutil.CONN_LISTEN and entry.pid in pids and entry.laddr.ip in {"0.0.0.0", "::"}  # noqa: S104 - looked for, not listened on
+        }
+        assert set() == {name for name in open_to_all if not name.startswith("ray::ServeReplica")}
+
+    def test_log_lines_are_json(self, service: Service) -> None:
+        """Every line on standard output is one JSON object with a severity."""
+        service.transcribe()
+        deadline = time.monotonic() + 20
+        while not any('"POST' in line for line in service.lines) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert {True} == {"severity" in json.loads(line) for line in service.lines}
+
+    def test_it_leaves_nothing_behind(self, service: Service) -> None:
+        """SIGTERM ends an idle service with exit code 0; its processes and folders are gone."""
+        below = service.children()
+        assert 0 == service.terminate()
+        assert [] == [pid for pid in below if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+        assert [] == [str(folder) for folder in Path("/tmp").glob(f"tickertape-{service.process.pid}-*")]  # noqa: S108
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the slow engines write."""
+    return tmp_path_factory.mktemp("slow")
+
+
+@pytest.fixture(scope="module")
+def slow(folder: Path) -> Iterator[Service]:
+    """Two replicas of an engine that takes 0.2 s a call."""
+    flags = ["--engine", "tests.slow:engine", "--model", f"slow=0.2:{folder}", "--engine-replicas", "2", "--no-page"]
+    limits = ["--cpus-per-replica", "1", "--batch", "4", "--engine-timeout", "3", "--audio-seconds-in-flight", "100000"]
+    with started(*flags, *limits) as running:
+        yield running
+
+
+def ask(slow: Service, pool: ThreadPoolExecutor, recordings: list[bytes]) -> list[Future[httpx.Response]]:
+    return [pool.submit(slow.transcribe, each, vad="false") for each in recordings]
+
+
+def test_a_killed_engine_loses_nothing(slow: Service, folder: Path) -> None:
+    """An engine of two is killed under load: every request is answered with its own text, decoded twice at most."""
+    recordings = [sound(number) for number in range(1, 61)]
+    with ThreadPoolExecutor(60) as pool:
+        asked = ask(slow, pool, recordings)
+        time.sleep(0.8)
+        os.kill(slow.children(ENGINES)[0], signal.SIGKILL)
+        answers = [each.result() for each in asked]
+    assert [200] * 60 == [answer.status_code for answer in answers]
+    assert [expected_text(each) for each in recordings] == [answer.json()["text"] for answer in answers]
+    assert any("an engine died" in line for line in slow.lines)
+    decoded = [number for call in calls(folder) for number in call]
+    assert {1, 2} >= {decoded.count(number) for number in range(1, 61)}
+
+
+def test_a_hostile_recording_kills_two_engines_at_most(slow: Service, folder: Path) -> None:
+    """The recording that kills its engine gets a 500 after two deaths; those beside it are answered."""
+    wait_until_ready(slow)
+    bystanders = [sound(number) for number in range(101, 121)]
+    before = len(list(folder.iterdir()))
+    with ThreadPoolExecutor(30) as pool:
+        asked = ask(slow, pool, bystanders[:10])
+        (poisoned,) = ask(slow, pool, [sound(100, first=POISON)])
+        asked += ask(slow, pool, bystanders[10:])
+        answers = [each.result() for each in asked]
+        answer = poisoned.result()
+    assert [200] * 20 == [answer.status_code for answer in answers]
+    assert (500, "engine_failed") == (answer.status_code, answer.json()["error"]["code"])
+    wait_until_ready(slow)
+    assert len(list(folder.iterdir())) - before <= 2
+
+
+def test_a_hung_engine_is_replaced(slow: Service) -> None:
+    """A call that never returns ends with its process; who waited behind it is answered by another."""
+    wait_until_ready(slow)
+    with ThreadPoolExecutor(10) as pool:
+        (hung,) = ask(slow, pool, [sound(200, first=HANG)])
+        time.sleep(0.1)
+        asked = ask(slow, pool, [sound(number) for number in range(201, 207)])
+        assert [200] * 6 == [each.result().status_code for each in asked]
+        assert 500 == hung.result().status_code
+    wait_until_ready(slow)
+
+
+async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -> None:
+    """Requests whose clients left while they waited never reach an engine."""
+    wait_until_ready(slow)
+    numbers = range(301, 341)
+    async with httpx.AsyncClient(timeout=30) as client:
+
+        async def leave(number: int) -> None:
+            post = client.post(
+                f"{slow.url}/v1/audio/transcriptions",
+                files={"file": ("a.wav", sound(number))},
+                data={"model": "slow", "vad": "false"},
+            )
+            try:
+                await asyncio.wait_for(post, 1.0)
+            except asyncio.TimeoutError:
+                return
+
+        await asyncio.gather(*map(leave, numbers))
+    await asyncio.sleep(1.0)
+    seen = len([number for call in calls(folder) for number in call if number in numbers])
+    await asyncio.sleep(1.0)
+    assert seen == len([number for call in calls(folder) for number in call if number in numbers])
+    assert seen < len(numbers)
+
+
+def drains(service: Service, requests: int) -> None:
+    """SIGTERM while requests are being answered and new ones arrive."""
+    with ThreadPoolExecutor(requests) as pool:
+        asked = ask(service, pool, [sound(number, seconds=5.0) for number in range(401, 401 + requests)])
+        time.sleep(1.5)
+        service.process.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        while (ready := service.get("/readyz")).status_code == 200 and time.monotonic() < signalled + 10:
+            time.sleep(0.02)
+        late = service.transcribe()
+        assert (503, "shutting_down") == (ready.status_code, ready.json()["error"]["code"])
+        assert (503, "shutting_down") == (late.status_code, late.json()["error"]["code"])
+        assert "retry-after" in late.headers
+        assert [200] * requests == [each.result().status_code for each in asked]
+    assert 0 == service.process.wait(60)
+
+
+def test_it_drains(slow: Service) -> None:
+    """On SIGTERM readiness turns red, new work is refused in JSON, accepted work is finished, the exit code 0."""
+    wait_until_ready(slow)
+    drains(slow, 20)
+
+
+def test_it_drains_without_ray(tmp_path: Path) -> None:
+    """The same in one process."""
+    flags = [
+        "--no-ray",
+        "--no-page",
+        "--engine",
+        "tests.slow:engine",
+        "--model",
+        f"slow=0.5:{tmp_path}",
+        "--batch",
+        "2",
+    ]
+    with started(*flags) as service:
+        drains(service, 10)
+
+
+def test_a_taken_port_is_told() -> None:
+    """Starting on a port that is taken ends at once, with exit code 2 and one line that says so."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        flags = ["--engine", "tests.slow:engine", "--model", "slow=0:/tmp", "--port", port]
+        with started(*flags, ready=False) as service:
+            assert 2 == service.process.wait(60)
+            assert [True] == [port in line for line in service.lines]
