@@ -1,0 +1,149 @@
+"""What the service adds to its engine: time until ready, idle memory, and throughput over HTTP beside the engine's.
+
+    python -m benchmarks.service CHECKPOINT [--rounds 3] [--windows 48] [--modes alone ray] [--only start throughput]
+
+Throughput is that of 16 clients who send recordings of one window each. The engine writes a fixed number of tokens
+without fallback, over HTTP and bare alike, so that random weights serve as well as trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tests.service import Service, descendants, sound, started
+from tickertape.errors import DecodeError
+from tickertape.settings import Settings
+from tickertape.transcriber import load_engine
+from tickertape.types import SAMPLE_RATE, Decoded, Engine, Options, Window
+
+CLIENTS = 16
+TOKENS = 25
+SECONDS = 28.0  # of audio in each recording: one window
+MODES = {"alone": ["--no-ray"], "ray": []}
+
+
+class Fixed:
+    """The real engine, doing the same work for every window."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
+        same = {"temperatures": (0.0,), "compression_ratio_threshold": None, "logprob_threshold": None,
+                "no_speech_threshold": None, "max_new_tokens": TOKENS}  # fmt: skip
+        return self._engine.decode(windows, [replace(each, **same) for each in options])
+
+
+def engine(source: str, settings: Settings) -> Fixed:
+    """What `--engine` names."""
+    return Fixed(load_engine(source, threads=settings.threads)[0])
+
+
+def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, object]:
+    """Seconds until `/readyz` is green, and MiB of all processes 5 s later."""
+    seconds, mebibytes = [], []
+    for _ in range(rounds):
+        begun = time.monotonic()
+        with started(*MODES[mode], "--model", f"bench={checkpoint}") as service:
+            seconds.append(round(time.monotonic() - begun, 1))
+            time.sleep(5)
+            mebibytes.append(pss(service))
+    return {"ready_s": min(seconds), "ready_s_all": seconds, "idle_mib": min(mebibytes), "idle_mib_all": mebibytes}
+
+
+def pss(service: Service) -> int:
+    """MiB of every process, shared pages counted once."""
+    total = 0
+    for pid in (service.process.pid, *descendants(service.process.pid)):
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    return total // 1024
+
+
+def bare(model: Fixed, batch: int, windows: int) -> float:
+    """Windows a second of the engine alone."""
+    generator = np.random.default_rng(0)
+    samples = generator.uniform(-0.1, 0.1, round(SECONDS * SAMPLE_RATE)).astype(np.float32)
+    full = [Window(samples)] * batch
+    begun = time.perf_counter()
+    for _ in range(windows // batch):
+        model.decode(full, [Options(language="en")] * batch)
+    return windows // batch * batch / (time.perf_counter() - begun)
+
+
+def over_http(service: Service, windows: int) -> float:
+    """Windows a second of 16 clients."""
+    recordings = [sound(number, SECONDS) for number in range(CLIENTS)]
+
+    def one(number: int) -> None:
+        answer = service.transcribe(recordings[number % CLIENTS], vad="false", language="en", timeout=600)
+        answer.raise_for_status()
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        begun = time.perf_counter()
+        list(pool.map(one, range(windows)))
+        return windows / (time.perf_counter() - begun)
+
+
+def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) -> dict[str, object]:
+    """Rounds of both in turn, so that what else the machine does falls on both; the medians, and their ratio."""
+    settings = Settings().resolve()
+    model = engine(checkpoint, settings)
+    flags = [*MODES[mode], "--no-page", "--engine", "benchmarks.service:engine", "--model", f"bench={checkpoint}"]
+    http, alone = [], []
+    with started(*flags) as service:
+        over_http(service, CLIENTS)
+        bare(model, settings.batch, settings.batch)
+        for _ in range(rounds):
+            alone.append(bare(model, settings.batch, windows))
+            http.append(over_http(service, windows))
+    ratios = [round(one / other, 3) for one, other in zip(http, alone, strict=True)]
+    return {
+        "batch": settings.batch,
+        "http_windows_s": round(statistics.median(http), 2),
+        "bare_windows_s": round(statistics.median(alone), 2),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--windows", type=int, default=48)
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    parser.add_argument("--only", nargs="+", choices=["start", "throughput"], default=["start", "throughput"])
+    arguments = parser.parse_args()
+    checkpoint = str(Path(arguments.checkpoint).absolute())
+    found: dict[str, object] = {}
+    for mode in arguments.modes:
+        if "start" in arguments.only:
+            found[f"{mode}_start"] = start_figures(mode, checkpoint, arguments.rounds)
+            print(f"{mode:6} start       {found[f'{mode}_start']}", flush=True)
+        if "throughput" in arguments.only:
+            found[f"{mode}_throughput"] = throughput_figures(mode, checkpoint, arguments.rounds, arguments.windows)
+            print(f"{mode:6} throughput  {found[f'{mode}_throughput']}", flush=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    print(json.dumps({"benchmark": "service", **found, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
+                      "commit": commit, "tokens": TOKENS, "clients": CLIENTS}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
