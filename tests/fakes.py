@@ -41,7 +41,7 @@ class FakeEngine:
         self.begun.set()
         self.asked += options
         if self.gate is not None:
-            self.gate.wait(30)
+            self.gate.wait(300)
         if isinstance(self.failure, DecodeError):
             return [self.failure] * len(windows)
         if self.failure is not None:
@@ -123,4 +123,4 @@ class Serving:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(300)

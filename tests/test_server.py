@@ -19,6 +19,7 @@ from tickertape.settings import Settings
 from tickertape.visits import Service
 
 URL = "/v1/audio/transcriptions"
+PATIENCE = 300  # seconds: a machine that is busy with other things is no failure
 KIND = "Content-Type: multipart/form-data; boundary=XX"
 
 
@@ -49,7 +50,7 @@ class House:
         """Send bytes on a connection of their own; everything that comes back until the server closes it."""
         reader, writer = await self.connect()
         writer.write(text)
-        answer = await asyncio.wait_for(reader.read(), 30)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
         writer.close()
         return answer
 
@@ -68,7 +69,7 @@ class House:
 
 @pytest.fixture
 def house() -> Iterator[House]:
-    with House(body_timeout=0.3) as made:
+    with House() as made:
         yield made
 
 
@@ -128,16 +129,17 @@ async def flooded(house: House) -> None:
     flooding = asyncio.create_task(flood())
     line = await house.logged(413)
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(flooding, 30)
+        await asyncio.wait_for(flooding, PATIENCE)
     assert line["request_bytes"] <= 1.1 * 2**23
     answer = await reader.read() if not reader.exception() else b""
     assert answer == b"" or code(answer) == "file_too_large"
     writer.close()
 
 
-async def test_a_body_that_stands_still_is_408(house: House) -> None:
+async def test_a_body_that_stands_still_is_408() -> None:
     """Row 66: an upload without progress is given up, with the envelope and the connection closed."""
-    answer = await house.say(request(form()[:1000], length=30_000))
+    with House(body_timeout=0.3) as house:
+        answer = await house.say(request(form()[:1000], length=30_000))
     assert (408, "body_timeout") == (status(answer), code(answer))
 
 
@@ -174,11 +176,11 @@ async def test_a_client_that_leaves_stops_the_engine(house: House, stream: str) 
     house.engine.gate = threading.Event()
     _, writer = await house.connect()
     writer.write(request(form(wav(500.0, rate=1000 * 8)[: 2**20 - 1000], stream=stream, vad="false")))
-    await asyncio.to_thread(house.engine.begun.wait, 10)
+    await asyncio.to_thread(house.engine.begun.wait, PATIENCE)
     writer.transport.abort()
     assert "client_closed_request" == (await house.logged(499))["code"]
     house.engine.gate.set()
-    async with httpx.AsyncClient(base_url=house.url) as client:
+    async with httpx.AsyncClient(base_url=house.url, timeout=PATIENCE) as client:
         assert 200 == (await client.get("/readyz")).status_code
     assert 0.0 == house.service.admission.in_flight
     assert len(house.engine.asked) <= 2  # the window that was running, and the one that asks for readiness
@@ -221,14 +223,14 @@ async def half_uploaded(house: House) -> None:
 async def test_odd_requests_get_an_answer(house: House, text: bytes, expected: set[int]) -> None:
     """What is odd on the wire is answered or refused, and the server goes on."""
     assert status(await house.say(text)) in expected
-    async with httpx.AsyncClient(base_url=house.url) as client:
+    async with httpx.AsyncClient(base_url=house.url, timeout=PATIENCE) as client:
         assert 200 == (await client.get("/healthz")).status_code
 
 
 async def test_good_requests_survive_a_crowd_of_bad_ones(house: House) -> None:
     """Bombs and noise in parallel: every bad one is a 4xx, every good one a 200, and nothing stays in the books."""
     bomb = wav(1.0).replace((16_000).to_bytes(4, "little"), (1).to_bytes(4, "little"), 1)  # declares 1 Hz
-    async with httpx.AsyncClient(base_url=house.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=house.url, timeout=PATIENCE) as client:
 
         async def post(content: bytes) -> int:
             answer = await client.post(URL, data={"model": "demo"}, files={"file": ("a.wav", content)})
@@ -243,7 +245,7 @@ async def test_good_requests_survive_a_crowd_of_bad_ones(house: House) -> None:
 async def test_uploads_wait_their_turn_when_memory_is_short() -> None:
     """More uploads than fit in memory are read one after the other, and all are answered."""
     with House(upload_room=60_000) as house:
-        async with httpx.AsyncClient(base_url=house.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=house.url, timeout=PATIENCE) as client:
             posts = [client.post(URL, data={"model": "demo"}, files={"file": ("a.wav", wav())}) for _ in range(8)]
             assert [200] * 8 == [answer.status_code for answer in await asyncio.gather(*posts)]
         assert 0 == house.service.uploads.taken
@@ -251,7 +253,7 @@ async def test_uploads_wait_their_turn_when_memory_is_short() -> None:
 
 async def test_memory_stays_flat_over_many_requests(house: House) -> None:
     """C17 in small: after 100 mixed requests no object of ours is left."""
-    async with httpx.AsyncClient(base_url=house.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=house.url, timeout=PATIENCE) as client:
         for number in range(100):
             files = {"file": ("a.wav", wav(0.2) if number % 3 else b"noise")}
             data = {"model": "demo", "stream": "true" if number % 2 else "false"}
@@ -271,14 +273,16 @@ def test_shutting_down_the_server_waits_for_requests() -> None:
         answers: list[int] = []
 
         def ask() -> None:
-            answer = httpx.post(house.url + URL, data={"model": "demo"}, files={"file": ("a.wav", wav())}, timeout=30)
+            answer = httpx.post(
+                house.url + URL, data={"model": "demo"}, files={"file": ("a.wav", wav())}, timeout=PATIENCE
+            )
             answers.append(answer.status_code)
 
         asking = threading.Thread(target=ask)
         asking.start()
-        house.engine.begun.wait(10)
+        house.engine.begun.wait(PATIENCE)
         house.serving.server.should_exit = True
         time.sleep(0.2)
         house.engine.gate.set()
-        asking.join(30)
+        asking.join(PATIENCE)
     assert [200] == answers

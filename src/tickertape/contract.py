@@ -124,11 +124,23 @@ def situations() -> list[tuple[int, str, str]]:
     classes = [kind for module in (errors, failures) for kind in vars(module).values() if inspect.isclass(kind)]
     return sorted(
         {
-            (failures.status_of(kind), kind.code, (kind.__doc__ or "").partition(":")[0].strip().rstrip("."))
+            (
+                failures.status_of(kind),
+                kind.code,
+                _GENERAL.get(kind, (kind.__doc__ or "").partition(":")[0].rstrip(".")),
+            )
             for kind in classes
-            if issubclass(kind, TickertapeError) and not issubclass(kind, errors.CheckpointError | errors.OptionError)
+            if issubclass(kind, TickertapeError)
+            and not issubclass(kind, errors.CheckpointError | errors.OptionError)
+            and kind not in {errors.AudioError, errors.DecodeError}  # raised only as one of their kinds
         }
     )
+
+
+_GENERAL: dict[type[TickertapeError], str] = {
+    errors.CallerError: "The request is malformed in another way",
+    errors.TickertapeError: "The server failed; its log has the details under the request's id",
+}
 
 
 def _error_rows() -> tuple[tuple[str, str, str], list[tuple[str, str, str]]]:
@@ -370,7 +382,9 @@ Streams (`stream=true`) are server-sent events: `transcript.text.delta` for each
 `{"type": "error", "error": {...}}` if it fails after it began.
 
 Answers that are JSON have `warnings`, a list of `{code, message}`, if there was something to say about the recording or
-the request; see the codes at the end.
+the request: the codes in [audio](audio.md), and `languages_detected` (several `languages[]` were given; the one that is
+spoken is detected freely), `prompt_truncated` (the prompt is probably longer than the 224 tokens that count) and
+`chunking_defaults` (the thresholds of `chunking_strategy` are not ours).
 
 ## Fields
 
