@@ -288,6 +288,7 @@ def test_machines_read_a_line_for_everything(
     assert {event["event"] for event in call[1:-1]} == {"segment"}
     assert (call[0]["event"], call[0]["duration"], call[-1]["event"]) == ("begun", 1.0, "done")
     assert (call[-1]["text"], call[-1]["files"]) == (fakes.TEXT, ["out/call.txt"])
+    assert (events[0]["event"], events[0]["name"]) == ("model", "demo")
     bad = [event for event in events if event.get("file") == "bad.wav"]
     assert [(event["event"], event["code"]) for event in bad] == [("error", "invalid_audio")]
     assert (events[-1]["event"], events[-1]["transcribed"], events[-1]["exit_code"]) == ("finished", 1, 2)
@@ -375,6 +376,7 @@ def test_a_terminal_sees_a_bar_and_pipes_only_text(real: tuple[list[str], dict[s
     os.close(terminal)
     assert process.returncode == 0
     assert b"real-time factor" in b"".join(seen)
+    assert b"decoder: ctranslate2 int8 (as the checkpoint was prepared)" in b"".join(seen)
     assert text.endswith(b"\n")
     assert b"\x1b" not in text
 

@@ -62,7 +62,8 @@ ModelName = Annotated[str | None, typer.Option(
 ModelArgument = Annotated[str, typer.Argument(
     metavar="CHECKPOINT", help="Folder of a Hugging Face or LoRA checkpoint, or hub id (org/name@revision).")]
 OptionalModel = Annotated[str | None, typer.Argument(
-    metavar="[CHECKPOINT]", envvar="TICKERTAPE_MODEL", help="Model to describe too. Without: the folder named checkpoint, if it is there.")]
+    metavar="[CHECKPOINT]", envvar="TICKERTAPE_MODEL",
+    help="Model to describe too. Without: the folder named checkpoint, if it is there.")]
 Formats = Annotated[list[str] | None, typer.Option(
     "--format", "-f", metavar="NAME,...", help=f"{', '.join(FORMATS)}; several with commas.  [default: txt]")]
 OutputDir = Annotated[Path | None, typer.Option(

@@ -8,7 +8,8 @@ from typing import Any
 
 from tickertape import __version__, checkpoints, machine
 from tickertape.engine import choose_device
-from tickertape.transcriber import load_engine
+from tickertape.errors import CheckpointMissing
+from tickertape.transcriber import demo_checkpoint, load_engine
 
 LIBRARIES = ("ctranslate2", "openvino", "av", "tokenizers", "numpy")
 GIB = 2**30
@@ -29,6 +30,14 @@ def machine_facts(device: str = "auto") -> dict[str, Any]:
         "device": f"{chosen} ({why})",
         "cache": str(checkpoints.default_cache()),
     }
+
+
+def default_model() -> str | None:
+    """The model that is taken where none is named, if it is there."""
+    try:
+        return str(demo_checkpoint())
+    except CheckpointMissing:
+        return None
 
 
 def model_facts(model: str, **settings: Any) -> dict[str, Any]:

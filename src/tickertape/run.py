@@ -19,7 +19,7 @@ from tickertape.outputs import Outputs, written
 from tickertape.pipeline import Update
 from tickertape.progress import Bar, figures
 from tickertape.recordings import Recording, Unusable
-from tickertape.transcriber import Begun, News
+from tickertape.transcriber import Begun, News, Transcriber
 from tickertape.types import SAMPLE_RATE, Segment, Transcript
 
 FINE, OURS, CALLERS = 0, 1, 2  # exit codes; of several errors, ours weighs most
@@ -27,6 +27,10 @@ FINE, OURS, CALLERS = 0, 1, 2  # exit codes; of several errors, ours weighs most
 
 class Teller(Protocol):
     """Who tells the user what happens. Recordings go by their number in the run."""
+
+    def opened(self, model: Transcriber) -> None:
+        """The model is ready."""
+        ...
 
     def begun(self, number: int, begun: Begun) -> None:
         """A recording has been decoded."""
@@ -133,6 +137,7 @@ class Run:
                 tell.failed(item.shown, error)
             if self.recordings:
                 with transcriber.load(progress=bar.loading, **self.settings) as model:
+                    tell.opened(model)
                     tally.began = time.perf_counter()
                     with contextlib.closing(model.many(self._sources(), **self.wanted)) as news:
                         self._follow(news, tell, bar, tally)
@@ -189,6 +194,11 @@ class People:
         self._held: dict[int, str] = {}  # results that wait for their turn
         self._over: set[int] = set()
         self._turn = 0
+
+    def opened(self, model: Transcriber) -> None:
+        """Say what was chosen for this machine, and why, to those who watch."""
+        if sys.stderr.isatty() and not self._quiet:
+            self._say(f"{model.model.name}; {'; '.join(model.reasons)}")
 
     def begun(self, number: int, begun: Begun) -> None:
         """Open the recording's text."""
@@ -273,6 +283,10 @@ class Machines:
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self._names = [recording.shown for recording in recordings]
+
+    def opened(self, model: Transcriber) -> None:
+        """What was chosen for this machine, and why."""
+        emit({"event": "model", "name": model.model.name, "reasons": model.reasons})
 
     def begun(self, number: int, begun: Begun) -> None:
         """How much there is to do."""
