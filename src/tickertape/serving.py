@@ -22,7 +22,7 @@ from typing import Any
 
 from tickertape import doorman
 from tickertape.alone import listen
-from tickertape.errors import EngineFailed
+from tickertape.errors import EngineFailed, OptionError
 from tickertape.frame import event_line, to_stdout
 from tickertape.ingress import API, PAGE, PAGE_PREFIX, Ingress
 from tickertape.lines import speak_json
@@ -93,10 +93,13 @@ def ray_for(settings: Settings, models: int) -> Iterator[None]:
     try:
         _catch_signals()
         if settings.address:
-            ray.init(address=settings.address, namespace=API, log_to_driver=False, configure_logging=False)
+            _join(settings.address)
         else:
             folder = tempfile.mkdtemp(prefix=f"tickertape-{os.getpid()}-")
-            _start(settings, models, folder)
+            try:
+                _start(settings, models, folder)
+            except Exception as error:  # Ray's own word, of no special class, for a machine that is too busy
+                raise EngineFailed("Ray did not start; the machine may be too busy. --no-ray does without.") from error
         _catch_signals()  # Ray has put its own in their place
         yield
     finally:
@@ -107,6 +110,16 @@ def ray_for(settings: Settings, models: int) -> Iterator[None]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(address: str) -> None:
+    """Join a cluster. Raises `OptionError` where there is none."""
+    import ray
+
+    try:
+        ray.init(address=address, namespace=API, log_to_driver=True, configure_logging=False)
+    except ConnectionError as error:
+        raise OptionError("There is no Ray cluster at that address; see ray start.", "address") from error
 
 
 def _start(settings: Settings, models: int, folder: str) -> None:
