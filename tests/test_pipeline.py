@@ -1,0 +1,217 @@
+"""The pipeline: order, streaming, cancellation, progress, language and channels, over a tiny backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tickertape.errors import EngineFailed, OptionError
+from tickertape.pipeline import Model, Update, plan, transcribe
+from tickertape.types import SAMPLE_RATE, Audio, Decoded, Notice, Options, Samples, Segment, Span, Window
+
+ENGLISH = Options(language="en")
+
+
+def audio(seconds: float, channels: int = 1) -> Audio:
+    return Audio(np.zeros((channels, int(seconds * SAMPLE_RATE)), np.float32), (Notice("odd", "it was odd"),))
+
+
+def every_ten_seconds(samples: Samples) -> list[Span]:
+    """Speech in the first 9 s of every 10."""
+    step = 10 * SAMPLE_RATE
+    return [Span(at, min(at + step - SAMPLE_RATE, len(samples))) for at in range(0, len(samples), step)]
+
+
+def no_speech(samples: Samples) -> list[Span]:
+    return []
+
+
+@dataclass
+class FakeBackend:
+    """Writes each window's start in seconds. Those in `held` wait until they are let go."""
+
+    held: dict[int, asyncio.Event] = field(default_factory=dict)
+    heard: list[tuple[int, Options]] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    detected: Sequence[tuple[str, float]] = (("de", 0.9),)
+    broken: int | None = None
+    began: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    async def reached(self, count: int) -> None:
+        """Wait until so many windows have come."""
+        for _ in range(count):
+            await self.began.acquire()
+
+    async def decode(self, window: Window, options: Options) -> Decoded:
+        second = window.start // SAMPLE_RATE
+        language, probability = self.detected[min(len(self.heard), len(self.detected) - 1)]
+        self.heard.append((second, options))
+        self.began.release()
+        try:
+            if second in self.held:
+                await self.held[second].wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(second)
+            raise
+        if second == self.broken:
+            raise EngineFailed("broken")
+        segment = Segment(
+            0, window.length, f" at{second}", language=options.language or language, channel=window.channel
+        )
+        return Decoded((segment,), options.language or language, probability)
+
+
+async def collect(audio: Audio, backend: FakeBackend, options: Options = ENGLISH, **changes: object) -> list[Update]:
+    settings = {"detect": every_ten_seconds, "trimmed": True} | changes
+    return [update async for update in transcribe(audio, backend, options, **settings)]  # type: ignore[arg-type]
+
+
+async def test_segments_come_in_order_whatever_finishes_first() -> None:
+    """A window that takes longest still comes first, and the transcript holds every one."""
+    backend = FakeBackend(held={0: asyncio.Event()})
+    task = asyncio.ensure_future(collect(audio(100), backend))
+    await backend.reached(4)
+    backend.held[0].set()
+    updates = await task
+    starts = [segment.start for update in updates for segment in update.segments]
+    assert sorted(starts) == starts
+    transcript = updates[-1].transcript
+    assert transcript is not None
+    assert [second for second, _ in sorted(backend.heard)] == [s.start // SAMPLE_RATE for s in transcript.segments]
+    assert (Notice("odd", "it was odd"),) == transcript.notices
+
+
+async def test_text_streams_before_the_end() -> None:
+    """The first segments arrive while the last window is still being decoded."""
+    windows = list(plan(audio(120), every_ten_seconds, trimmed=True))
+    last = windows[-1].start // SAMPLE_RATE
+    backend = FakeBackend(held={last: asyncio.Event()})
+    stream = transcribe(audio(120), backend, ENGLISH, detect=every_ten_seconds, trimmed=True)
+    updates = [await anext(stream) for _ in windows[:-1]]
+    assert any(update.segments for update in updates)
+    assert not backend.held[last].is_set()
+    backend.held[last].set()
+    assert (await anext(stream)).transcript is None
+    assert (await anext(stream)).transcript is not None
+
+
+async def test_at_most_so_many_windows_are_under_way() -> None:
+    """No more than `in_flight` windows are given to the backend at once."""
+    seconds = [window.start // SAMPLE_RATE for window in plan(audio(300), every_ten_seconds, trimmed=True)]
+    backend = FakeBackend(held={second: asyncio.Event() for second in seconds})
+    task = asyncio.ensure_future(collect(audio(300), backend, in_flight=3))
+    for _ in range(50):
+        await asyncio.sleep(0.002)
+    assert 3 == len(backend.heard)
+    for event in backend.held.values():
+        event.set()
+    await task
+    assert len(seconds) == len(backend.heard)
+
+
+async def test_closing_the_stream_cancels_what_waits() -> None:
+    """A caller that leaves cancels its windows under way; none is begun after."""
+    seconds = [window.start // SAMPLE_RATE for window in plan(audio(200), every_ten_seconds, trimmed=True)]
+    backend = FakeBackend(held={second: asyncio.Event() for second in seconds[1:]})
+    stream = transcribe(audio(200), backend, ENGLISH, detect=every_ten_seconds, trimmed=True, in_flight=4)
+    await anext(stream)
+    task = asyncio.ensure_future(anext(stream))
+    await backend.reached(4)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await stream.aclose()  # type: ignore[attr-defined]
+    begun = [second for second, _ in backend.heard]
+    assert sorted(begun[1:]) == sorted(backend.cancelled)
+
+
+async def test_a_broken_window_ends_the_stream() -> None:
+    """An error of the backend is raised to the caller, and the other windows are cancelled."""
+    seconds = [window.start // SAMPLE_RATE for window in plan(audio(120), every_ten_seconds, trimmed=True)]
+    backend = FakeBackend(broken=seconds[0], held={second: asyncio.Event() for second in seconds[1:]})
+    with pytest.raises(EngineFailed):
+        await collect(audio(120), backend)
+    assert sorted(backend.cancelled) == sorted(second for second, _ in backend.heard if second != seconds[0])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+async def test_progress_only_rises(channels: int) -> None:
+    """Progress never falls, never passes the total, and ends there."""
+    updates = await collect(audio(95, channels), FakeBackend())
+    done = [update.done for update in updates]
+    assert sorted(done) == done
+    assert done[-1] == updates[-1].total == 95 * SAMPLE_RATE * channels
+    assert all(update.total == updates[-1].total for update in updates)
+
+
+async def test_a_sure_language_holds_for_the_whole_recording() -> None:
+    """The first window's language, if it is sure, is given to all others."""
+    backend = FakeBackend(detected=[("de", 0.9), ("fr", 0.9)])
+    updates = await collect(audio(100), backend, Options())
+    assert [None, *["de"] * (len(backend.heard) - 1)] == [options.language for _, options in backend.heard]
+    assert updates[-1].transcript is not None
+    assert "de" == updates[-1].transcript.language
+
+
+async def test_an_unsure_language_is_asked_again() -> None:
+    """While no language is sure, every window detects its own."""
+    backend = FakeBackend(detected=[("de", 0.2)])
+    await collect(audio(100), backend, Options())
+    assert {None} == {options.language for _, options in backend.heard}
+
+
+async def test_a_given_language_is_never_detected() -> None:
+    """A language that the caller names is the one every window gets."""
+    backend = FakeBackend()
+    await collect(audio(100), backend)
+    assert {"en"} == {options.language for _, options in backend.heard}
+
+
+async def test_channels_are_heard_apart() -> None:
+    """Each channel has windows of its own, interleaved by time, and segments say whose they are."""
+    updates = await collect(audio(60, 2), FakeBackend())
+    transcript = updates[-1].transcript
+    assert transcript is not None
+    assert 2 == transcript.channels
+    assert {0, 1} == {segment.channel for segment in transcript.segments}
+    starts = [segment.start for segment in transcript.segments]
+    assert sorted(starts) == starts
+
+
+async def test_silence_gives_an_empty_transcript() -> None:
+    """Where no speech is found no window is decoded, and the transcript is empty."""
+    backend = FakeBackend()
+    updates = await collect(audio(60), backend, Options(), detect=no_speech)
+    assert [] == backend.heard
+    assert 1 == len(updates)
+    assert updates[0].transcript is not None
+    assert "" == updates[0].transcript.text
+
+
+async def test_without_detection_windows_are_plain() -> None:
+    """Without a detector every sample is heard, in windows of 30 s that overlap."""
+    windows = list(plan(audio(70), None))
+    assert 0 == windows[0].start
+    assert 70 * SAMPLE_RATE == windows[-1].end
+    assert all(after.start <= before.end for before, after in pairwise(windows))
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (Options(language="xx"), "invalid_language"),
+        (Options(task="translate"), "invalid_task"),
+        (Options(temperatures=()), "invalid_temperature"),
+    ],
+)
+def test_a_model_refuses_what_it_cannot_honour(options: Options, code: str) -> None:
+    """Languages and tasks that the checkpoint lacks are the caller's mistake, before anything runs."""
+    model = Model("demo", FakeBackend(), translates=False)
+    with pytest.raises(OptionError) as caught:
+        model.transcribe(audio(1), options)
+    assert code == caught.value.code
