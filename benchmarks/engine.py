@@ -53,13 +53,34 @@ class Worker:
     """A system in its own process, which runs when asked."""
 
     def __init__(self, system: str, checkpoint: Path, work: Path, *, batch: int, tokens: int, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.systems", system, "--checkpoint", str(checkpoint), "--cache",
-                   str(work / "cache"), "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.systems",
+            system,
+            "--checkpoint",
+            str(checkpoint),
+            "--cache",
+            str(work / "cache"),
+            "--batch",
+            str(batch),
+            "--tokens",
+            str(tokens),
+            "--threads",
+            str(threads),
+        ]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         self._started = time.perf_counter()
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-                                         cwd=ROOT, env=environment)  # fmt: skip
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
 
     def ready(self) -> Result:
         """Wait until it is loaded. Raises `RuntimeError` with its last words."""
@@ -67,14 +88,11 @@ class Worker:
 
     def run(self, clips: Path, count: int) -> Result:
         """Transcribe the first `count` clips of a file."""
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"clips": str(clips), "count": count}) + "\n")
-        self._process.stdin.flush()
+        print(json.dumps({"clips": str(clips), "count": count}), file=self._process.stdin, flush=True)
         return self._read()
 
     def _read(self) -> Result:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
+        line = self._process.stdout.readline() if self._process.stdout else ""
         if line:
             answer: Result = json.loads(line)
             return answer
@@ -115,7 +133,7 @@ class Bench:
         return kept
 
     def checkpoint(self, shape: str, context: str = "full") -> Path:
-        """A checkpoint of random weights that never ends its text."""
+        """A checkpoint of random weights that writes text only: neither its end nor timestamps."""
         folder = self.work / f"{shape}-{context}"
         if not (folder / "generation_config.json").exists():
             from tests.checkpoint_factory import make_checkpoint
@@ -123,7 +141,8 @@ class Bench:
             make_checkpoint(folder, shape, config={"audio_context": context})
             path = folder / "generation_config.json"
             settings = json.loads(path.read_text())
-            settings["suppress_tokens"] = sorted({*settings["suppress_tokens"], settings["eos_token_id"]})
+            times = range(settings["no_timestamps_token_id"], settings["no_timestamps_token_id"] + 1502)
+            settings["suppress_tokens"] = sorted({*settings["suppress_tokens"], settings["eos_token_id"], *times})
             path.write_text(json.dumps(settings))
         return folder
 
@@ -191,12 +210,18 @@ def summary(runs: Sequence[Result]) -> Result:
     seconds = [run["seconds"] for run in runs]
     made = sorted({count for run in runs for count in run["tokens"]})
     return {
-        "audio_seconds": runs[0]["audio_seconds"], "median_seconds": statistics.median(seconds), "best_seconds": min(seconds),
-        "all_seconds": [round(value, 3) for value in seconds], "runs": len(runs), "tokens_made": made,
-        "windows": len(runs[0]["tokens"]), "speed": runs[0]["audio_seconds"] / statistics.median(seconds),
+        "audio_seconds": runs[0]["audio_seconds"],
+        "median_seconds": statistics.median(seconds),
+        "best_seconds": min(seconds),
+        "all_seconds": [round(value, 3) for value in seconds],
+        "runs": len(runs),
+        "tokens_made": made,
+        "windows": len(runs[0]["tokens"]),
+        "speed": runs[0]["audio_seconds"] / statistics.median(seconds),
         "best_speed": runs[0]["audio_seconds"] / min(seconds),
-        "cpu_seconds": statistics.median(run["cpu_seconds"] for run in runs), "peak_bytes": runs[-1]["peak_bytes"],
-    }  # fmt: skip
+        "cpu_seconds": statistics.median(run["cpu_seconds"] for run in runs),
+        "peak_bytes": runs[-1]["peak_bytes"],
+    }
 
 
 def memory(bench: Bench, shape: str) -> Result:
@@ -254,8 +279,13 @@ def start(bench: Bench, shape: str) -> Result:
                 worker.run(bench.short, 1)
                 found.append(time.perf_counter() - began)
             worker.close()
-    return {"shape": "checkpoint" if checkpoint.name == "checkpoint" else shape,
-            **{system: {"median_seconds": statistics.median(found), "all_seconds": found} for system, found in seconds.items()}}  # fmt: skip
+    return {
+        "shape": "checkpoint" if checkpoint.name == "checkpoint" else shape,
+        **{
+            system: {"median_seconds": statistics.median(found), "all_seconds": found}
+            for system, found in seconds.items()
+        },
+    }
 
 
 # --- the report
@@ -272,8 +302,15 @@ def machine() -> Result:
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
     ).stdout.strip()
-    return {"processor": processor(), "instruction_sets": instruction_sets(), "cores": cores().value,
-            "memory_bytes": memory().value, "python": sys.version.split()[0], "versions": versions, "commit": commit}  # fmt: skip
+    return {
+        "processor": processor(),
+        "instruction_sets": instruction_sets(),
+        "cores": cores().value,
+        "memory_bytes": memory().value,
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "commit": commit,
+    }
 
 
 def rows(results: dict[str, Result]) -> Iterator[tuple[str, ...]]:
@@ -287,10 +324,16 @@ def rows(results: dict[str, Result]) -> Iterator[tuple[str, ...]]:
                 else ""
             )
             yield (
-                f"{result['shape']}, {result['tokens']} tokens", name, str(one["runs"]), f"{one['windows']}", made,
-                f"{1000 * one['median_seconds'] / one['windows']:.0f}", f"{one['speed']:.1f}",
-                f"{base['speed'] / one['speed']:.2f}" if base else "", f"{one['peak_bytes'] / 2**20:.0f}",
-            )  # fmt: skip
+                f"{result['shape']}, {result['tokens']} tokens",
+                name,
+                str(one["runs"]),
+                f"{one['windows']}",
+                made,
+                f"{1000 * one['median_seconds'] / one['windows']:.0f}",
+                f"{one['speed']:.1f}",
+                f"{base['speed'] / one['speed']:.2f}" if base else "",
+                f"{one['peak_bytes'] / 2**20:.0f}",
+            )
         for name, reason in result["skipped"].items():
             yield (f"{result['shape']}, {result['tokens']} tokens", name, "0", "", "", "skipped", reason[:60], "", "")
 
@@ -321,18 +364,31 @@ def report(results: dict[str, Result], where: Path | None, settings: Result) -> 
     others = [line for name, result in results.items() for line in sentences(name, result)]
     console.print("\n".join(others))
     facts = machine()
-    document = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "machine": facts,
-                "settings": settings, "results": results}  # fmt: skip
+    document = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": facts,
+        "settings": settings,
+        "results": results,
+    }
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
         stem = where / f"engine-{document['date'][:10]}"
         stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
         lines = [
-            f"# Engine benchmark, {document['date']}", "", f"{facts['processor']}, {facts['cores']} cores "
-            f"({', '.join(facts['instruction_sets'])}); commit {facts['commit']}; " +
-            ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".", "",
-            "| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS),
-            *("| " + " | ".join(row) + " |" for row in rows(results)), "", *(f"- {line}" for line in others), ""]  # fmt: skip
+            f"# Engine benchmark, {document['date']}",
+            "",
+            f"{facts['processor']}, {facts['cores']} cores "
+            f"({', '.join(facts['instruction_sets'])}); commit {facts['commit']}; "
+            + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+            + ".",
+            "",
+            "| " + " | ".join(HEADINGS) + " |",
+            "|" + "---|" * len(HEADINGS),
+            *("| " + " | ".join(row) + " |" for row in rows(results)),
+            "",
+            *(f"- {line}" for line in others),
+            "",
+        ]
         stem.with_suffix(".md").write_text("\n".join(lines))
     print(json.dumps(document))
 
@@ -344,9 +400,10 @@ def sentences(name: str, result: Result) -> Iterator[str]:
         yield f"Peak memory, {result['shape']} shape, one batch of 8: {peaks}; ratio {result['ratio']:.2f}."
     elif name.startswith("trimmed"):
         each = {context: f"{250 * found['median_seconds']:.0f} ms" for context, found in result["contexts"].items()}
-        yield f"A 3 s clip, {result['shape']} shape, {result['tokens']} tokens: {each}; {result['ratio']:.1f} times faster trimmed."
+        yield f"A 3 s clip, {result['shape']}, {result['tokens']} tokens: {each}: {result['ratio']:.1f} times."
     elif name.startswith("shares"):
-        yield f"Shares of {result['audio_seconds']:.0f} s of {result['format']}, {result['shape']} shape: {result['percent']}."
+        length = f"{result['audio_seconds']:.0f} s of {result['format']}"
+        yield f"Percent of the time for {length}, {result['shape']} shape: {result['percent']}."
     elif name.startswith("start"):
         each = {system: f"{result[system]['median_seconds']:.2f} s" for system in ("tickertape", "faster-whisper")}
         yield f"Process to first text, {result['shape']}, prepared: {each}."

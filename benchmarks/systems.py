@@ -60,8 +60,9 @@ class Tickertape:
         self.engine = WhisperEngine.load(prepare(setup.checkpoint, cache=setup.cache), threads=setup.threads)
         self.engine._decoder = _Counting(self.engine._decoder, self.counted)
         checks: dict[str, Any] = {} if setup.tokens is None else {"no_speech_threshold": None}
-        self.options = Options(language=setup.language, timestamps=False, temperatures=(0.0,),
-                               max_new_tokens=setup.tokens, **checks)  # fmt: skip
+        self.options = Options(
+            language=setup.language, timestamps=False, temperatures=(0.0,), max_new_tokens=setup.tokens, **checks
+        )
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
         from tickertape.types import Window
@@ -81,6 +82,7 @@ class FasterWhisper:
 
     def __init__(self, setup: Setup) -> None:
         from faster_whisper import WhisperModel
+
         from tickertape.checkpoints import prepare
 
         folder = prepare(setup.checkpoint, cache=setup.cache).folder
@@ -89,14 +91,19 @@ class FasterWhisper:
         self.counted: list[int] = []
         self.model.model = _Counting(self.model.model, self.counted)
         self.settings: dict[str, Any] = {
-            "language": setup.language, "beam_size": 1, "temperature": 0, "without_timestamps": True, "vad_filter": False,
+            "language": setup.language,
+            "beam_size": 1,
+            "temperature": 0,
+            "without_timestamps": True,
+            "vad_filter": False,
             "condition_on_previous_text": False,
-        }  # fmt: skip
+        }
         if (
             setup.tokens is not None
         ):  # CTranslate2 makes half of `max_length` tokens; faster-whisper adds its prompt of 4
             checks = dict.fromkeys(("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold"))
-            self.settings |= {"max_new_tokens": 2 * setup.tokens - 4, **checks}
+            never = json.loads((setup.checkpoint / "generation_config.json").read_text())["suppress_tokens"]
+            self.settings |= {"max_new_tokens": 2 * setup.tokens - 4, "suppress_tokens": never, **checks}
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
         return ["".join(segment.text for segment in self.model.transcribe(clip, **self.settings)[0]) for clip in clips]
@@ -171,18 +178,30 @@ class OpenAI:
             raise SystemExit("openai-whisper has its own vocabularies only")
         self.counted: list[int] = []
         dimensions = whisper.model.ModelDimensions(
-            config["num_mel_bins"], 1500, config["d_model"], config["encoder_attention_heads"], config["encoder_layers"],
-            config["vocab_size"], 448, config["d_model"], config["decoder_attention_heads"], config["decoder_layers"])  # fmt: skip
+            config["num_mel_bins"],
+            1500,
+            config["d_model"],
+            config["encoder_attention_heads"],
+            config["encoder_layers"],
+            config["vocab_size"],
+            448,
+            config["d_model"],
+            config["decoder_attention_heads"],
+            config["decoder_layers"],
+        )
         self.model = whisper.model.Whisper(dimensions).eval()
         self.model.load_state_dict(_openai_weights(setup.checkpoint), strict=False)
         self.settings: dict[str, Any] = {
-            "language": setup.language, "temperature": 0.0, "without_timestamps": True, "fp16": False,
+            "language": setup.language,
+            "temperature": 0.0,
+            "without_timestamps": True,
+            "fp16": False,
             "condition_on_previous_text": False,
-        }  # fmt: skip
+        }
         if setup.tokens is not None:
-            end = 50_256 if config["vocab_size"] == 51_864 else 50_257
+            never = json.loads((setup.checkpoint / "generation_config.json").read_text())["suppress_tokens"]
             checks = dict.fromkeys(("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold"))
-            self.settings |= {"sample_len": setup.tokens, "suppress_tokens": f"-1,{end}", **checks}
+            self.settings |= {"sample_len": setup.tokens, "suppress_tokens": never, **checks}
         _count_steps(self.model.decoder, self.counted)
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
@@ -233,12 +252,24 @@ def _openai_weights(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     renames = (
-        ("model.", ""), ("layers", "blocks"), ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("final_layer_norm", "mlp_ln"),
-        ("self_attn_layer_norm", "attn_ln"), ("encoder_attn_layer_norm", "cross_attn_ln"), ("self_attn", "attn"),
-        ("encoder_attn", "cross_attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"),
-        ("decoder.embed_tokens", "decoder.token_embedding"), ("embed_positions.weight", "positional_embedding"),
-        ("encoder.layer_norm", "encoder.ln_post"), ("decoder.layer_norm", "decoder.ln"),
-    )  # fmt: skip
+        ("model.", ""),
+        ("layers", "blocks"),
+        ("fc1", "mlp.0"),
+        ("fc2", "mlp.2"),
+        ("final_layer_norm", "mlp_ln"),
+        ("self_attn_layer_norm", "attn_ln"),
+        ("encoder_attn_layer_norm", "cross_attn_ln"),
+        ("self_attn", "attn"),
+        ("encoder_attn", "cross_attn"),
+        ("q_proj", "query"),
+        ("k_proj", "key"),
+        ("v_proj", "value"),
+        ("out_proj", "out"),
+        ("decoder.embed_tokens", "decoder.token_embedding"),
+        ("embed_positions.weight", "positional_embedding"),
+        ("encoder.layer_norm", "encoder.ln_post"),
+        ("decoder.layer_norm", "decoder.ln"),
+    )
     renamed: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         for name, tensor in load_file(file).items():
@@ -260,9 +291,13 @@ def _answer(system: System, clips: Sequence[Clip]) -> dict[str, Any]:
     started, cpu = time.perf_counter(), time.process_time()
     texts = system.transcribe(clips)
     return {
-        "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "tokens": list(system.counted),
-        "audio_seconds": sum(len(clip) for clip in clips) / RATE, "texts": texts, "peak_bytes": _peak_bytes(),
-    }  # fmt: skip
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        "tokens": list(system.counted),
+        "audio_seconds": sum(len(clip) for clip in clips) / RATE,
+        "texts": texts,
+        "peak_bytes": _peak_bytes(),
+    }
 
 
 def main() -> None:
@@ -280,8 +315,17 @@ def main() -> None:
     sys.stdout = sys.stderr  # libraries may print; the answers are ours
     setup = Setup(given.checkpoint, given.cache, given.batch, given.tokens or None, given.threads)
     system = SYSTEMS[given.system](setup)
-    print(json.dumps({"load_seconds": time.perf_counter() - started, "peak_bytes": _peak_bytes(),
-                      "reasons": list(getattr(getattr(system, "engine", None), "reasons", ()))}), file=answers, flush=True)  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "load_seconds": time.perf_counter() - started,
+                "peak_bytes": _peak_bytes(),
+                "reasons": list(getattr(getattr(system, "engine", None), "reasons", ())),
+            }
+        ),
+        file=answers,
+        flush=True,
+    )
     for line in sys.stdin:
         asked = json.loads(line)
         with np.load(asked["clips"]) as stored:
