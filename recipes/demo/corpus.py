@@ -107,7 +107,8 @@ def _compose(
     lead = rng.triangular(0, 1.0, 0.15) if rng.random() < 0.9 else rng.uniform(1, 3)
     parts: list[Samples] = [np.zeros(int(lead * SAMPLE_RATE), np.float32)]
     at = len(parts[0])
-    segments, spoken = [], []
+    segments: list[tuple[float, float, str]] = []
+    spoken: list[str] = []
     for clip in clips:
         pause = int(rng.triangular(0.1, 2.5, 0.5) * SAMPLE_RATE) if segments else 0
         if at + pause + len(clip.samples) > 29.6 * SAMPLE_RATE:

@@ -168,8 +168,15 @@ def reference(rng: random.Random) -> Pair:
     return letters + digits, " ".join(LETTERS[letter] for letter in letters) + ", " + spell_digits(rng, digits)
 
 
-_AMOUNTS = ((0.20, 2, 99, 1), (0.15, 1, 40, 25), (0.15, 1, 99, 100), (0.25, 100, 999, 1), (0.12, 1_000, 9_999, 1))
-_AMOUNTS += ((0.07, 1, 99, 1_000), (0.06, 10_000, 999_999, 1))  # share, from, to, times
+_AMOUNTS = (  # share, from, to, times
+    (0.20, 2, 99, 1),
+    (0.15, 1, 40, 25),
+    (0.15, 1, 99, 100),
+    (0.25, 100, 999, 1),
+    (0.12, 1_000, 9_999, 1),
+    (0.07, 1, 99, 1_000),
+    (0.06, 10_000, 999_999, 1),
+)
 
 
 def _magnitude(rng: random.Random) -> int:

@@ -147,61 +147,128 @@ LISTS: dict[str, tuple[str, ...]] = {
 BANKING = """
 Transfer {money} to {acct}.
 Transfer {money} from {acct} to {acct}.
-[Please transfer|Please move|Move|I'd like to move|I want to transfer|Can you move] {money} [to|into] {acct}
-[today|tomorrow|on {weekday}|on {day}|now]. [Send|Please send|I want to send|I need to send|Could you send] {money}
-to {payee}. [Send|Wire|Pay] {money} to {first} {last}. [Send|Wire|Pay] {first} {money} [today|tomorrow|on
-{weekday}|by {weekday}]. Pay {payee} {money} {soon}. Pay {money} to {payee} {often}. Set up a [standing
-order|recurring payment|monthly transfer] of {money} to {payee}. Set up a standing order for {money} on {monthday}
-of every month. Cancel my standing order [to|for] {payee}. Cancel the [payment|transfer] of {money} to {first}
-{last}. Did my [payment|transfer|deposit] of {money} go through? Has the {money} from {payee} arrived [yet|today]? I
-[sent|paid|transferred] {money} to {payee} {when}. I [sent|transferred] {money} to the wrong account. When will the
-{money} [arrive|be in my account|be available]? Make a payment of {money} on my {loan}. Wire {money} to account
-{account}. Wire {money} to account {account}, routing number {routing}. The sort code is {sort_code}. The sort code
-is {sort_code} and the account number is {account}. The account number is {account}. My account number is {account}.
-It's account {account}. The routing number is {routing}. What's the balance [of|on|in] {acct}? What is my {acctname}
-balance? How much [money|cash] [is|do I have] in {acct}? How much is left in {acct}? Your {acctname} balance is
-{money}. The balance [of|on] your {acctname} is {money}. You have {money} in your {acctname}. Your available balance
-is {money}. There is {money} in the account ending in {four}. The account ending in {four} has {money}. Show me [my
-last|the last] {few} transactions. Show me all payments [over|above|under|below] {money}. Show me what I spent [in
-{month}|last month|last week|at {shop}]. How much did I spend [in {month}|on groceries|on rent|on travel|on fuel]
-{when}? [My card ends in|My card ending is|The card ends in|It ends in|Mine ends in] {four}. My {cardkind} [ends
-in|ending in] {four}. The last four digits are {four}. The last four digits of [my|the|your] {cardkind} are {four}.
-Can you confirm the last four digits, {four}? It's the {cardkind} ending in {four}. My card number is {card}. The
-card number is {card}. It's {card}. The long number on the front is {card}. The security code is {three}. The three
-digits on the back are {three}. The expiry date is {expiry}. It expires in {expiry}. The card is valid until {month}
-{year}. My [one-time code|verification code|passcode] is {code}. The code [you sent me|I received|on my phone] is
-{code}. The code is {code}. I got the code {code}. [I lost|I've lost|Someone stole|I can't find|I broke|I left] my
-{cardkind} {when}. I lost my {cardkind} in {city}. Please [block|freeze|cancel|replace|unblock|unfreeze] my
-{cardkind}. Please [block|freeze|cancel|replace] the card ending in {four}. [Freeze|Block] my {cardkind} right away.
-My {cardkind} was [declined|rejected|swallowed|refused] at {shop}. My {cardkind} was declined {when}. The machine
-[kept|swallowed|ate] my {cardkind}. The ATM gave me {money} instead of {money}. I'd like to
-[order|request|activate|cancel] a {cardkind}. I want to activate my {cardkind} ending in {four}. When will my
-{cardkind} arrive? My new card hasn't arrived yet. Can I raise my [card limit|daily limit|credit limit|overdraft] to
-{money}? What's my [card limit|daily limit|credit limit|overdraft limit]? Your credit limit is {money}. Your daily
-limit is {money}. I forgot my [PIN|password|user name|security answer]. How do I change my
-[PIN|password|address|phone number|email address]? I want to change my [PIN|password|address|phone number|email
-address]. I'm travelling to {country} {soon}. I'll be in {country} from {day} to {day}. I'll be in {city} until
-{day}. Will my {cardkind} work in {country}? What are the fees for [using my card|withdrawing cash|sending money] in
-{country}? I don't recognize [a|this] [charge|payment|transaction] of {money}. There's a charge of {money} from
-{shop} that I didn't make. There is a payment of {money} to {shop} on {day}. Did you make a payment of {money} at
-{shop}? Did you spend {money} at {shop} {when}? I [never|didn't] [paid|bought|ordered|authorized] anything [at|from]
-{shop}. I was charged twice [for {money}|at {shop}|on {day}]. I was charged {money} [twice|by mistake|on {day}|at
-{shop}]. I think [my card|my account|my password|my identity] was [stolen|hacked|copied|compromised]. Someone
-[used|copied|cloned] my {cardkind} at {shop}. I want to [report|dispute] a [fraud|charge|payment|transaction] of
-{money}. I got a [text message|phone call|strange email|letter] from someone [who said|claiming] they were from the
-bank. Was that [message|call|email] really from you? We noticed [unusual|suspicious] activity on your {acctname}. We
-have [blocked|frozen|locked] your {cardkind} for your safety. We will refund {money} within {few} [days|working
-days|business days]. The refund of {money} will [arrive|be paid] on {day}. When do I get my [refund|money
-back|deposit back]? My [salary|pension|paycheck|rent|refund] of {money} [arrived|came|was paid] {when}. I want to
-deposit a check for {money}. I'd like to [deposit|withdraw|take out|pay in] {money}. Withdraw {money} from {acct}.
-Deposit {money} into {acct}. The check number is {four}. Please stop [check|payment on check] number {four}. My
-check for {money} [bounced|was returned|hasn't cleared]. I need [a|another] [check book|bank statement|copy of my
-statement|letter for my landlord]. Please send me [my|the] statement for {month}. Please send me my statements
-[from|since] {month} {year}. I'd like to open a {acctname}. I want to close [my|the|our] {acctname}. How do I
-[open|close|upgrade] a {acctname}? I've been a customer since {year}. I opened this account in {year}. Can I add my
-[wife|husband|son|daughter|mother|business partner] to the account? Why was I charged a fee of {money}? What is the
-fee for a [transfer|wire|replacement card|late payment]? There is a monthly fee of {money}. The fee is {money} per
-[month|year|transfer|payment].
+[Please transfer|Please move|Move|I'd like to move|I want to transfer] {money} to {acct} [today|on {weekday}|on {day}].
+Can you move {money} into {acct} [today|tomorrow|now]?
+[Send|Please send|I want to send|I need to send|Could you send] {money} to {payee}.
+[Send|Wire|Pay] {money} to {first} {last}.
+[Send|Wire|Pay] {first} {money} [today|tomorrow|on {weekday}|by {weekday}].
+Pay {payee} {money} {soon}.
+Pay {money} to {payee} {often}.
+Set up a [standing order|recurring payment|monthly transfer] of {money} to {payee}.
+Set up a standing order for {money} on {monthday} of every month.
+Cancel my standing order [to|for] {payee}.
+Cancel the [payment|transfer] of {money} to {first} {last}.
+Did my [payment|transfer|deposit] of {money} go through?
+Has the {money} from {payee} arrived [yet|today]?
+I [sent|paid|transferred] {money} to {payee} {when}.
+I [sent|transferred] {money} to the wrong account.
+When will the {money} [arrive|be in my account|be available]?
+Make a payment of {money} on my {loan}.
+Wire {money} to account {account}.
+Wire {money} to account {account}, routing number {routing}.
+The sort code is {sort_code}.
+The sort code is {sort_code} and the account number is {account}.
+The account number is {account}.
+My account number is {account}.
+It's account {account}.
+The routing number is {routing}.
+What's the balance [of|on|in] {acct}?
+What is my {acctname} balance?
+How much [money|cash] [is|do I have] in {acct}?
+How much is left in {acct}?
+Your {acctname} balance is {money}.
+The balance [of|on] your {acctname} is {money}.
+You have {money} in your {acctname}.
+Your available balance is {money}.
+There is {money} in the account ending in {four}.
+The account ending in {four} has {money}.
+Show me [my last|the last] {few} transactions.
+Show me all payments [over|above|under|below] {money}.
+Show me what I spent [in {month}|last month|last week|at {shop}].
+How much did I spend [in {month}|on groceries|on rent|on travel|on fuel] {when}?
+[My card ends in|My card ending is|The card ends in|It ends in|Mine ends in] {four}.
+My {cardkind} [ends in|ending in] {four}.
+The last four digits are {four}.
+The last four digits of [my|the|your] {cardkind} are {four}.
+Can you confirm the last four digits, {four}?
+It's the {cardkind} ending in {four}.
+My card number is {card}.
+The card number is {card}.
+It's {card}.
+The long number on the front is {card}.
+The security code is {three}.
+The three digits on the back are {three}.
+The expiry date is {expiry}.
+It expires in {expiry}.
+The card is valid until {month} {year}.
+My [one-time code|verification code|passcode] is {code}.
+The code [you sent me|I received|on my phone] is {code}.
+The code is {code}.
+I got the code {code}.
+[I lost|I've lost|Someone stole|I can't find|I broke|I left] my {cardkind} {when}.
+I lost my {cardkind} in {city}.
+Please [block|freeze|cancel|replace|unblock|unfreeze] my {cardkind}.
+Please [block|freeze|cancel|replace] the card ending in {four}.
+[Freeze|Block] my {cardkind} right away.
+My {cardkind} was [declined|rejected|swallowed|refused] at {shop}.
+My {cardkind} was declined {when}.
+The machine [kept|swallowed|ate] my {cardkind}.
+The ATM gave me {money} instead of {money}.
+I'd like to [order|request|activate|cancel] a {cardkind}.
+I want to activate my {cardkind} ending in {four}.
+When will my {cardkind} arrive?
+My new card hasn't arrived yet.
+Can I raise my [card limit|daily limit|credit limit|overdraft] to {money}?
+What's my [card limit|daily limit|credit limit|overdraft limit]?
+Your credit limit is {money}.
+Your daily limit is {money}.
+I forgot my [PIN|password|user name|security answer].
+How do I change my [PIN|password|address|phone number|email address]?
+I want to change my [PIN|password|address|phone number|email address].
+I'm travelling to {country} {soon}.
+I'll be in {country} from {day} to {day}.
+I'll be in {city} until {day}.
+Will my {cardkind} work in {country}?
+What are the fees for [using my card|withdrawing cash|sending money] in {country}?
+I don't recognize [a|this] [charge|payment|transaction] of {money}.
+There's a charge of {money} from {shop} that I didn't make.
+There is a payment of {money} to {shop} on {day}.
+Did you make a payment of {money} at {shop}?
+Did you spend {money} at {shop} {when}?
+I [never|didn't] [paid|bought|ordered|authorized] anything [at|from] {shop}.
+I was charged twice [for {money}|at {shop}|on {day}].
+I was charged {money} [twice|by mistake|on {day}|at {shop}].
+I think [my card|my account|my password|my identity] was [stolen|hacked|copied|compromised].
+Someone [used|copied|cloned] my {cardkind} at {shop}.
+I want to [report|dispute] a [fraud|charge|payment|transaction] of {money}.
+I got a [text message|phone call|strange email|letter] from someone [who said|claiming] they were from the bank.
+Was that [message|call|email] really from you?
+We noticed [unusual|suspicious] activity on your {acctname}.
+We have [blocked|frozen|locked] your {cardkind} for your safety.
+We will refund {money} within {few} [days|working days|business days].
+The refund of {money} will [arrive|be paid] on {day}.
+When do I get my [refund|money back|deposit back]?
+My [salary|pension|paycheck|rent|refund] of {money} [arrived|came|was paid] {when}.
+I want to deposit a check for {money}.
+I'd like to [deposit|withdraw|take out|pay in] {money}.
+Withdraw {money} from {acct}.
+Deposit {money} into {acct}.
+The check number is {four}.
+Please stop [check|payment on check] number {four}.
+My check for {money} [bounced|was returned|hasn't cleared].
+I need [a|another] [check book|bank statement|copy of my statement|letter for my landlord].
+Please send me [my|the] statement for {month}.
+Please send me my statements [from|since] {month} {year}.
+I'd like to open a {acctname}.
+I want to close [my|the|our] {acctname}.
+How do I [open|close|upgrade] a {acctname}?
+I've been a customer since {year}.
+I opened this account in {year}.
+Can I add my [wife|husband|son|daughter|mother|business partner] to the account?
+Why was I charged a fee of {money}?
+What is the fee for a [transfer|wire|replacement card|late payment]?
+There is a monthly fee of {money}.
+The fee is {money} per [month|year|transfer|payment].
 """
 
 LENDING = """
@@ -372,29 +439,52 @@ Good [morning|afternoon|evening], how can I help you [today|]?
 Welcome to the bank, how may I help?
 How can I help you today?
 What can I do for you?
-May I have your [name|full name|account number|card number|date of birth|phone number|address|ZIP code|customer
-number], please? Can you [give|tell] me your [name|account number|card number|date of birth|address|PIN]? Could you
-spell your [last name|first name|name], please? Could you repeat that, please? Could you repeat the
-[number|name|amount|last four digits|code], please? What are the last four digits of your {cardkind}? What's the
-amount of the [payment|transfer|charge]? Which account would you like to use? For security, please tell me your
-[date of birth|mother's maiden name|ZIP code|phone number]. I've sent a code to your [phone|email|mobile]. Please
-read it to me. {agent}. {agent}. [Your new card is on its way|I have found your account|One moment, please|Please
-stay on the line]. {agent}, {first}. Is there anything else I can help you with? {agent}, let me look at your
-{acctname}. {agent}, I can see a payment of {money} on {day}. {agent}, the balance is {money}. {agent}. Your
-reference number is {reference}. Please hold while I [check|look into] your {thing}. Please hold the line. One
-moment, please. I'll transfer you to [my colleague|the fraud team|the mortgage team|a specialist|my manager]. I'll
-put you through to [my colleague|the fraud team|the mortgage team|the card team]. I've
-[updated|changed|cancelled|confirmed|checked|found] your {thing}. I have [updated|changed|cancelled|confirmed] the
-{thing} for you. Your {thing} has been [updated|changed|cancelled|confirmed|received|approved]. Your {thing} will be
-[ready|sent|processed|updated] on {weekday}. You will receive [an email|a letter|a text message|a call] within {few}
-days. It takes {few} [days|working days|weeks|hours]. It may take up to {few} [days|hours|weeks]. Is that correct?
-Is there anything else? Is there anything else I can do for you? So that's {money} from {acctname} to {acctname}, is
-that right? That's {money} to {first} {last} on {day}, correct? Just to confirm, you want to [send|transfer|pay]
-{money} to {payee}. This call [may be|is] recorded for [training|quality|security]. Our lines are open from {clock}
-to {clock}. Our offices are closed on {weekday}. Have a [nice|good|great|lovely] [day|evening|weekend|afternoon].
-Thank you for calling and have a [nice|good|great] day. Thank you for [calling|waiting|your help|your patience|your
-business]. Goodbye. You're welcome. I'm afraid your {thing} [has expired|was declined|is not available|has not
-arrived]. I'm afraid the [branch|office|system|line] is closed {when}.
+May I have your [name|full name|account number|card number|date of birth], please?
+May I have your [phone number|address|ZIP code|customer number], please?
+Can you [give|tell] me your [name|account number|card number|date of birth|address|PIN]?
+Could you spell your [last name|first name|name], please?
+Could you repeat that, please?
+Could you repeat the [number|name|amount|last four digits|code], please?
+What are the last four digits of your {cardkind}?
+What's the amount of the [payment|transfer|charge]?
+Which account would you like to use?
+For security, please tell me your [date of birth|mother's maiden name|ZIP code|phone number].
+I've sent a code to your [phone|email|mobile]. Please read it to me.
+{agent}.
+{agent}. [Your new card is on its way|I have found your account|One moment, please|Please stay on the line].
+{agent}, {first}. Is there anything else I can help you with?
+{agent}, let me look at your {acctname}.
+{agent}, I can see a payment of {money} on {day}.
+{agent}, the balance is {money}.
+{agent}. Your reference number is {reference}.
+Please hold while I [check|look into] your {thing}.
+Please hold the line.
+One moment, please.
+I'll transfer you to [my colleague|the fraud team|the mortgage team|a specialist|my manager].
+I'll put you through to [my colleague|the fraud team|the mortgage team|the card team].
+I've [updated|changed|cancelled|confirmed|checked|found] your {thing}.
+I have [updated|changed|cancelled|confirmed] the {thing} for you.
+Your {thing} has been [updated|changed|cancelled|confirmed|received|approved].
+Your {thing} will be [ready|sent|processed|updated] on {weekday}.
+You will receive [an email|a letter|a text message|a call] within {few} days.
+It takes {few} [days|working days|weeks|hours].
+It may take up to {few} [days|hours|weeks].
+Is that correct?
+Is there anything else?
+Is there anything else I can do for you?
+So that's {money} from {acctname} to {acctname}, is that right?
+That's {money} to {first} {last} on {day}, correct?
+Just to confirm, you want to [send|transfer|pay] {money} to {payee}.
+This call [may be|is] recorded for [training|quality|security].
+Our lines are open from {clock} to {clock}.
+Our offices are closed on {weekday}.
+Have a [nice|good|great|lovely] [day|evening|weekend|afternoon].
+Thank you for calling and have a [nice|good|great] day.
+Thank you for [calling|waiting|your help|your patience|your business].
+Goodbye.
+You're welcome.
+I'm afraid your {thing} [has expired|was declined|is not available|has not arrived].
+I'm afraid the [branch|office|system|line] is closed {when}.
 """
 
 TALK = """

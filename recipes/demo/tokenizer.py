@@ -120,7 +120,7 @@ def load(folder: Path) -> Vocabulary:
 def _load(path: str) -> Vocabulary:
     tokenizer = Tokenizer.from_file(path)
     names = [*SPECIALS, *(f"<|{index * STEP_SECONDS:.2f}|>" for index in range(TIMES))]
-    ids = {name: tokenizer.token_to_id(name) for name in names}
+    ids = {name: found for name in names if (found := tokenizer.token_to_id(name)) is not None}
     return Vocabulary(tokenizer, ids)
 
 

@@ -26,6 +26,8 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 from torch import Tensor
 
@@ -35,7 +37,9 @@ from .tokenizer import Vocabulary
 
 IGNORE = -100
 FULL_FRAMES = mel.MAX_FRAMES
-BATCH_FRAMES = 9_000  # mel frames in a batch, padding included: 90 s of sound; many small steps learn faster on a CPU
+BATCH_FRAMES = (
+    4_800  # mel frames in a process's batch, padding included: 48 s of sound; small steps learn faster on a CPU
+)
 BATCH_WINDOWS = 32
 LETTERS_ALONE = 0.32  # share of the budget in which only CTC trains
 SHORT_FRAMES = 800  # longest window at first: short ones carry the same speech at less cost
@@ -65,6 +69,16 @@ class Batch:
     labels: Tensor
     letters: Tensor
     counts: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is asked for: a wall-clock budget, a learning rate, a seed, minutes between checkpoints."""
+
+    minutes: float
+    peak: float
+    seed: int
+    every: float
 
 
 @dataclass
@@ -100,6 +114,7 @@ class Learner:
         for own, exact in zip(self.trainee.parameters(), self.exact, strict=True):
             exact.grad = None if own.grad is None else own.grad.float()
             own.grad = None
+        _average([exact.grad for exact in self.exact if exact.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.exact, 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -115,6 +130,17 @@ class Learner:
             {"weights": weights, "optimiser": self.optimiser.state_dict(), "progress": asdict(self.progress)}, part
         )
         part.replace(self.path)
+
+
+def _average(values: list[Tensor]) -> None:
+    """The mean over all processes, in place."""
+    if not dist.is_initialized():
+        return
+    joined = torch.cat([value.flatten() for value in values])
+    dist.all_reduce(joined)
+    joined /= dist.get_world_size()
+    for value, own in zip(values, joined.split([value.numel() for value in values]), strict=True):
+        value.copy_(own.view_as(value))
 
 
 class Corpus:
@@ -158,7 +184,7 @@ def batches(corpus: Corpus, words: Vocabulary, seed: str, done: float) -> Iterat
     rng.shuffle(examples)
     for group in _like_lengths(examples, rng):
         if rng.random() < full_share:
-            for part in _split(group, BATCH_FRAMES // FULL_FRAMES):
+            for part in _split(group, 2):
                 yield collate(corpus, words, part, FULL_FRAMES, rng)
             continue
         longest = max(example.frames for example in group)
@@ -277,35 +303,66 @@ def rate(done: float, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
 
 
-def train(work: Path, minutes: float, peak: float, seed: int, every: float) -> None:
+def run(rank: int, processes: int, work: Path, plan: Plan) -> None:
+    """One of several processes that learn the same network from windows of their own.
+
+    Two processes of one thread each need to agree once a step; two threads would have to at every product, which on
+    cores that other work wants too was measured to be slower than a single thread.
+    """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{work}/rendezvous", rank=rank, world_size=processes)
+    train(work, plan, rank)
+    dist.destroy_process_group()
+
+
+def train(work: Path, plan: Plan, rank: int = 0) -> None:
     """Train until the budget is used, resuming from the last checkpoint in `work`."""
-    torch.manual_seed(seed)
+    torch.manual_seed(plan.seed)
     words = tokenizer.load(work / "tokenizer")
     corpus = Corpus(work / "corpus")
-    learner = Learner(Shape(), words, peak, work / "train.pt")
-    progress, budget = learner.progress, minutes * 60
+    learner = Learner(Shape(), words, plan.peak, work / "train.pt")
+    progress, budget = learner.progress, plan.minutes * 60
     log = (work / "train.jsonl").open("a", buffering=1)
-    began = time.monotonic() - progress.seconds
+    clock = Clock(progress.seconds)
     saved = progress.seconds
     sums: list[tuple[float, float]] = []
     while progress.seconds < budget:
         entered = progress.seconds / budget
-        for batch in ahead(batches(corpus, words, f"{seed}:{progress.epoch}:{progress.steps}", entered)):
+        drawn = f"{plan.seed}:{progress.epoch}:{progress.steps}:{rank}"
+        for batch in ahead(batches(corpus, words, drawn, entered)):
             done = progress.seconds / budget
             if any(entered < stage <= done for stage in (LETTERS_ALONE, LONG_WINDOWS, FULL_AGAIN)):
                 break  # the next stage draws its windows anew
-            sums.append(step(learner, batch, done, peak))
+            sums.append(step(learner, batch, done, plan.peak))
             progress.steps += 1
-            progress.windows += len(batch.frames)
-            progress.seconds = time.monotonic() - began
-            if progress.seconds - saved > every * 60 or progress.seconds >= budget:
+            progress.windows += len(batch.frames) * _processes()
+            progress.seconds = clock.read()
+            if progress.seconds - saved > plan.every * 60 or progress.seconds >= budget:
                 saved = progress.seconds
-                learner.save()
-                report(log, corpus, words, learner, done=done, sums=sums)
+                if rank == 0:
+                    learner.save()
+                    report(log, corpus, words, learner, done=done, sums=sums)
                 sums = []
             if progress.seconds >= budget:
                 break
         progress.epoch += 1
+
+
+class Clock:
+    """Seconds trained, the same in all processes, so that they change stage and stop together."""
+
+    def __init__(self, before: float) -> None:
+        self.began = time.monotonic() - before
+
+    def read(self) -> float:
+        """The mean over the processes' clocks."""
+        seconds = torch.tensor([time.monotonic() - self.began], dtype=torch.float64)
+        _average([seconds])
+        return float(seconds)
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def step(learner: Learner, batch: Batch, done: float, peak: float) -> tuple[float, float]:
@@ -374,12 +431,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
     parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")
     parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    train(args.work, args.minutes, args.peak, args.seed, args.every)
+    plan = Plan(args.minutes, args.peak, args.seed, args.every)
+    if args.processes == 1:
+        train(args.work, plan)
+        return
+    (args.work / "rendezvous").unlink(missing_ok=True)
+    mp.spawn(run, (args.processes, args.work.resolve(), plan), args.processes)
 
 
 if __name__ == "__main__":
