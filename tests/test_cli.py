@@ -415,3 +415,17 @@ def test_ctrl_c_leaves_whole_files_only(real: tuple[list[str], dict[str, str], P
 
 def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_keys_are_made_listed_and_taken_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`keys` prints a new key once, keeps only its hash, lists ids and limits, and removes."""
+    file = tmp_path / "keys.json"
+    assert 0 == main(["keys", "add", str(file), "call-centre", "--requests-per-minute", "60"])
+    key = capsys.readouterr().out.strip()
+    assert key.startswith("tt-")
+    assert key not in file.read_text()
+    assert 0 == main(["keys", "list", str(file)])
+    assert "call-centre\t60/min\t- at once\n" == capsys.readouterr().out
+    assert 0 == main(["keys", "remove", str(file), "call-centre"])
+    assert 2 == main(["keys", "remove", str(file), "call-centre"])
+    assert 2 == main(["keys", "add", str(file)])

@@ -1,4 +1,4 @@
-"""The command line: `tickertape transcribe`, `prepare`, `info`, `serve`.
+"""The command line: `tickertape transcribe`, `prepare`, `info`, `serve`, `keys`.
 
 Commands import what they need when they run, so that `--help` answers at once.
 """
@@ -239,6 +239,41 @@ def serve(
         "keys_file": keys_file,
     }
     raise typer.Exit(launch(config, given, context.args))
+
+
+@app.command()
+def keys(
+    action: flags.KeyAction,
+    file: flags.KeysOf,
+    id: flags.KeyId = None,  # noqa: A002 - the name users know it by
+    requests_per_minute: flags.PerMinute = 0,
+    concurrent_requests: flags.AtOnce = 0,
+) -> None:
+    """Make, list and take back API keys for the service.
+
+    The file holds hashes only; a new key is printed once. A running service reads the file again when it changes.
+
+    \b
+    Examples:
+      tickertape keys add keys.json call-centre --requests-per-minute 60
+      tickertape keys list keys.json
+      tickertape keys remove keys.json call-centre
+      tickertape serve --keys-file keys.json
+    """  # noqa: D301 - typer's sign for "do not wrap"
+    from tickertape import keys as store
+
+    if action.value == "list":
+        for key in store.read(file):
+            typer.echo(f"{key.id}\t{key.requests_per_minute or '-'}/min\t{key.concurrent_requests or '-'} at once")
+        return
+    if id is None:
+        raise OptionError(f"keys {action.value} needs the id of a key.", "id")
+    if action.value == "remove":
+        store.remove(file, id)
+    else:
+        typer.echo(
+            store.add(file, id, requests_per_minute=requests_per_minute, concurrent_requests=concurrent_requests)
+        )
 
 
 def _formats(given: Sequence[str] | None) -> tuple[str, ...]:

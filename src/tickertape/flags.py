@@ -28,6 +28,14 @@ class Channels(str, Enum):
     SPLIT = "split"
 
 
+class KeyVerb(str, Enum):
+    """What to do with the keys of a file."""
+
+    ADD = "add"
+    LIST = "list"
+    REMOVE = "remove"
+
+
 class Device(str, Enum):
     """Where the model runs."""
 
@@ -131,4 +139,11 @@ ServeThreads = Annotated[int | None, typer.Option(
     "--threads", min=0, help="Threads of each engine; without: the cores, shared among the engines.")]
 KeysFile = Annotated[Path | None, typer.Option("--keys-file", help="File of hashed API keys; without: open to all.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="File of settings, TOML or YAML.")]
+
+# of `keys`
+KeyAction = Annotated[KeyVerb, typer.Argument(help="add, list or remove.")]
+KeysOf = Annotated[Path, typer.Argument(metavar="FILE", help="The file of hashes; `add` creates it.")]
+KeyId = Annotated[str | None, typer.Argument(metavar="ID", help="Name of the key, which logs and metrics show.")]
+PerMinute = Annotated[int, typer.Option("--requests-per-minute", min=0, metavar="N", help="0: no limit.")]
+AtOnce = Annotated[int, typer.Option("--concurrent-requests", min=0, metavar="N", help="0: no limit.")]
 # fmt: on
