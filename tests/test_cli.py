@@ -420,12 +420,12 @@ def _hear_interrupts() -> None:
 def test_keys_are_made_listed_and_taken_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`keys` prints a new key once, keeps only its hash, lists ids and limits, and removes."""
     file = tmp_path / "keys.json"
-    assert 0 == main(["keys", "add", str(file), "call-centre", "--requests-per-minute", "60"])
+    assert 0 == cli.main(["keys", "add", str(file), "call-centre", "--requests-per-minute", "60"])
     key = capsys.readouterr().out.strip()
     assert key.startswith("tt-")
     assert key not in file.read_text()
-    assert 0 == main(["keys", "list", str(file)])
+    assert 0 == cli.main(["keys", "list", str(file)])
     assert "call-centre\t60/min\t- at once\n" == capsys.readouterr().out
-    assert 0 == main(["keys", "remove", str(file), "call-centre"])
-    assert 2 == main(["keys", "remove", str(file), "call-centre"])
-    assert 2 == main(["keys", "add", str(file)])
+    assert 0 == cli.main(["keys", "remove", str(file), "call-centre"])
+    assert 2 == cli.main(["keys", "remove", str(file), "call-centre"])
+    assert 2 == cli.main(["keys", "add", str(file)])
