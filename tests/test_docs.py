@@ -1,0 +1,77 @@
+"""The documentation: its links lead somewhere, its commands are ours, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from tickertape.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)|!\[[^\]]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for kind, body in BLOCK.findall(page.read_text(encoding="utf-8")) if kind in language.split()]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `tickertape ...` line of the shell blocks, with its page."""
+    return [
+        (name(page), line.partition(" #")[0].partition(" > ")[0].strip())
+        for page in PAGES
+        for block in blocks(page, "sh bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip().startswith("tickertape ")
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link and picture of a page exists."""
+    targets = [target or picture for target, _, picture in LINK.findall(page.read_text(encoding="utf-8"))]
+    local = [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+    assert [] == [target for target in local if not (page.parent / target).exists()]
+
+
+def test_every_page_can_be_reached() -> None:
+    """Each page under docs/ is linked from the index."""
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if (ROOT / "docs") in page.parents]
+    assert [] == [page for page in pages if page != "README.md" and f"({page})" not in index]
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_commands_are_ours(page: str, line: str) -> None:
+    """Every command in the documentation is one that the command line takes, flags included."""
+    words = shlex.split(line)[1:]
+    command: click.Command = typer.main.get_command(app)
+    context = click.Context(command, info_name="tickertape")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.get_command(context, words[0]) or pytest.fail(f"{page}: no command {words[0]}")
+        words = words[1:]
+    command.make_context(command.name, words, parent=context)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "tutorial.md"], ids=name)
+def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python of the README and the tutorial runs as printed, and prints text."""
+    if not (ROOT / "checkpoint" / "model.safetensors").exists():
+        pytest.skip("the demo checkpoint is not in this checkout")
+    monkeypatch.chdir(ROOT)
+    for block in blocks(page, "python"):
+        if "openai" in block:  # tests/test_openai_client.py runs that client against a server
+            continue
+        exec(compile(block, name(page), "exec"), {})  # noqa: S102 - our own documentation
+        assert capsys.readouterr().out.strip()
