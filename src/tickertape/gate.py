@@ -20,7 +20,7 @@ from tickertape.frame import App, Message, Receive, Send
 
 OPEN = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json"
-    r"|/(assets|svelte)/[\w.-]+|/static/(fonts|img|js)/[\w./-]+"
+    r"|/(assets|svelte)/[\w.-]+|/static/(fonts|img|js)(/[\w-][\w.-]*){1,2}"
     r"|/gradio_api/(queue/(join|data)|cancel|startup-events|heartbeat/[\w-]+)"
 )
 BODY_LIMIT = 64 * 1024  # bytes: a request of the page is a few hundred
@@ -47,6 +47,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "permissions-policy": "microphone=(self), camera=(), geolocation=(), browsing-topics=()",
 }
+FOREVER = "public, max-age=31536000, immutable"
 _ADVERTISING = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
 
 
@@ -65,7 +66,8 @@ class Gate:
         if scope["type"] != "http" or not OPEN.fullmatch(path) or ".." in path:
             raise self._refusal(scope)
         home = path == "/" and scope["method"] == "GET"
-        sender = _Home(send, self._head) if home else _Dressed(send)
+        hashed = path.startswith(("/assets/", "/static/fonts/"))
+        sender = _Home(send, self._head) if home else _Dressed(send, lasting=hashed)
         await self._app(dict(scope), _bounded(scope, receive), sender.send)
 
     def _refusal(self, scope: Message) -> HTTPException:
@@ -106,8 +108,10 @@ def _bounded(scope: Message, receive: Receive) -> Receive:
 class _Dressed:
     """Sends an answer with our headers."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, lasting: bool = False) -> None:
+        """`lasting` answers never change under their name, so browsers may keep them."""
         self._send = send
+        self._lasting = lasting
 
     async def send(self, message: Message) -> None:
         """Add the headers as the answer begins."""
@@ -115,6 +119,8 @@ class _Dressed:
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in HEADERS.items():
                 headers[name] = value
+            if self._lasting and message["status"] == 200:
+                headers["cache-control"] = FOREVER
         await self._send(message)
 
 

@@ -50,6 +50,7 @@ WAITING = 60.0  # seconds after which a recording that nobody has asked to trans
 AT_ONCE = 64  # transcriptions shown at once; what they may cost is up to the admission
 QUEUE = 256  # that wait behind them
 BARS = 240  # of the waveform
+ENOUGH = 2_000_000  # samples to draw it from: more would cost time and not show
 EXAMPLES = "examples/audio"  # beside the source, or in the current folder
 DOWNLOADS = {"txt": "text", "srt": "srt", "vtt": "vtt", "json": "verbose_json"}
 
@@ -61,7 +62,7 @@ def mount(app: FastAPI, models: Mapping[str, Model], settings: Settings) -> Fast
     import gradio as gr
 
     service: Service = app.state.service
-    desk = Desk(service)
+    app.state.desk = desk = Desk(service)
     app.add_api_route("/recordings", desk.receive, methods=["POST"], include_in_schema=False)
     app.add_api_route("/examples/{name}", desk.example, methods=["GET"], include_in_schema=False)
     ours = tuple(app.router.routes)
@@ -325,7 +326,7 @@ def _whole(transcript: Transcript) -> Json:
 
 def peaks(audio: Audio) -> list[int]:
     """The waveform in `BARS` bars: the loudest sample of each, from 0 to 100, the recording's loudest being 100."""
-    loud = np.abs(audio.samples).max(axis=0)
+    loud = np.abs(audio.samples[:, :: 1 + audio.length // ENOUGH]).max(axis=0)
     edges = np.linspace(0, len(loud), BARS, endpoint=False, dtype=np.int64)
     bars = np.maximum.reduceat(loud, edges)
     return [round(100 * float(bar) / max(float(bars.max()), 1e-4)) for bar in bars]

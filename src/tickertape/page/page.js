@@ -10,11 +10,13 @@ let sending = null; // the upload under way
 let answer = null; // the last answer to the last wish
 let recorder = null;
 let levels = null; // while recording: the loudness so far, from 0 to 100
-let began = 0; // when the wish was made
+let seen = 0; // when the last news came
 
 // ---- what can be chosen -------------------------------------------------------------------------------------------
 
 const model = () => facts.models.find((one) => one.name === at("model").value) ?? facts.models[0];
+const here = (path) => new URL(path, location.href.split(/[?#]/)[0].replace(/\/?$/, "/"));
+const key = () => at("key")?.value ?? "";
 const task = () => element.querySelector("input[name=tt-task]:checked").value;
 
 function option(value, text) {
@@ -28,7 +30,7 @@ function offer() {
   const chosen = at("language").value;
   const known = model().languages.map((code) => [code, facts.languages[code] ?? code]);
   known.sort((left, right) => left[1].localeCompare(right[1]));
-  const several = known.length > 1 ? [option("", "Detect it")] : [];
+  const several = known.length > 1 ? [option("", "Detect automatically")] : [];
   at("language").replaceChildren(...several, ...known.map(([code, name]) => option(code, name)));
   if (model().languages.includes(chosen)) at("language").value = chosen;
   at("language").disabled = known.length < 2;
@@ -69,6 +71,7 @@ function complain(message) {
   at("error").textContent = message;
   at("error").hidden = !message;
   if (message) {
+    if (answer) answer.state = "failed";
     say("");
     busy(false);
     if (!answer?.segments?.length) {
@@ -82,7 +85,8 @@ function busy(working) {
   element.querySelector(".tt").dataset.busy = working ? "yes" : "no";
   at("stop").hidden = !working;
   at("output").setAttribute("aria-busy", String(working));
-  at("again").disabled = working || !current;
+  at("again").disabled = working;
+  at("again-field").hidden = !current;
   if (!working) progress(null);
 }
 
@@ -107,6 +111,8 @@ function take(blob, name) {
   clear();
   showCode();
   ask();
+  const top = at("output").getBoundingClientRect().top;
+  if (top > innerHeight / 2) at("output").scrollIntoView({ behavior: "smooth" });
 }
 
 function clear() {
@@ -143,13 +149,12 @@ function ask() {
   busy(true);
   progress(undefined);
   say("Sending …");
-  began = performance.now();
   const mine = run;
   const form = new FormData();
   form.append("file", current.blob, "recording"); // its name stays here
   sending = new XMLHttpRequest();
-  sending.open("POST", new URL("recordings", location.href.split(/[?#]/)[0]));
-  if (at("key").value) sending.setRequestHeader("authorization", `Bearer ${at("key").value}`);
+  sending.open("POST", here("recordings"));
+  if (key()) sending.setRequestHeader("authorization", `Bearer ${key()}`);
   sending.responseType = "json";
   sending.upload.onprogress = (event) => {
     const share = event.loaded / event.total;
@@ -163,6 +168,7 @@ function ask() {
     if (status !== 200) return complain(response?.error?.message ?? `The server answered ${status}; try again later.`);
     say("Listening …");
     answer = { state: "running" };
+    seen = performance.now();
     bus.dispatchEvent(new CustomEvent("wish", { detail: wish(mine, response.token) }));
   };
   sending.send(form);
@@ -176,7 +182,7 @@ function wish(mine, token) {
     language: at("language").value,
     task: task(),
     words: at("words").checked,
-    key: at("key").value,
+    key: key(),
   };
 }
 
@@ -185,6 +191,7 @@ function wish(mine, token) {
 bus.addEventListener("answer", ({ detail }) => {
   if (!detail || detail.run !== run || !detail.state) return;
   answer = detail;
+  seen = performance.now();
   if (detail.duration) {
     at("length").textContent = ` / ${clock(detail.duration)}`;
     at("seek").max = detail.duration;
@@ -200,12 +207,19 @@ bus.addEventListener("answer", ({ detail }) => {
   say(detail.done ? `Transcribing … ${Math.round(100 * detail.done)} %` : "Transcribing …");
 });
 
+setInterval(async () => {
+  if (answer?.state !== "running" || performance.now() - seen < 8000) return;
+  const mine = run;
+  const alive = await fetch(here("healthz")).then((response) => response.ok, () => false);
+  if (!alive && mine === run) complain("The connection to the server is lost; transcribe again when it is back.");
+}, 4000);
+
 function figures() {
   if (!answer.factor) return;
   at("figures").hidden = false;
   at("factor").textContent = answer.factor.toFixed(answer.factor < 0.1 ? 3 : 2);
   at("factor").title = `${(1 / answer.factor).toFixed(1)} times faster than speech`;
-  at("took").textContent = `${answer.elapsed.toFixed(1)} s`;
+  at("took").textContent = answer.elapsed < 1 ? `${Math.round(1000 * answer.elapsed)} ms` : `${answer.elapsed.toFixed(1)} s`;
   at("spoken").parentElement.hidden = !answer.language;
   at("spoken").textContent = answer.language ?? "";
 }
@@ -234,7 +248,7 @@ function addRow(segment) {
     speaker.textContent = `Speaker ${segment.channel + 1}`;
     text.append(speaker);
   }
-  if (segment.words.length) segment.words.forEach((word, place) => text.append(spoken(word, place)));
+  if (segment.words.length) segment.words.forEach((word, place) => text.append(place && /^\s/.test(word[2]) ? " " : "", spoken(word)));
   else text.append(segment.text);
   row.dataset.start = segment.start;
   row.dataset.end = segment.end;
@@ -244,9 +258,9 @@ function addRow(segment) {
   if (region.scrollHeight - region.scrollTop - region.clientHeight < 160) region.scrollTop = region.scrollHeight;
 }
 
-function spoken([start, end, text], place) {
+function spoken([start, end, text]) {
   const word = document.createElement("span");
-  word.textContent = place ? text : text.trimStart();
+  word.textContent = text.trim();
   word.dataset.start = start;
   word.dataset.end = end;
   return word;
@@ -326,10 +340,12 @@ function draw() {
   const colours = getComputedStyle(canvas);
   const count = Math.max(1, Math.floor(width / 5));
   const bars = levels ? levels.slice(-count) : squeeze(answer?.peaks ?? [], count);
+  const idle = at("tape").dataset.state === "idle";
   const length = answer?.duration || 1;
   const heard = levels ? 1 : (audio.currentTime < 1e6 ? audio.currentTime : 0) / length;
   for (let n = 0; n < count; n += 1) {
-    const loud = Math.max(3, ((bars[n] ?? 0) / 100) * (height - 8));
+    const quiet = idle ? 22 * Math.abs(Math.sin(n * 0.37) * Math.sin(n * 0.071)) : 0;
+    const loud = Math.max(3, quiet, ((bars[n] ?? 0) / 100) * (height - 8));
     const passed = levels ? n < bars.length : n / count < heard;
     pen.fillStyle = colours.getPropertyValue(passed ? (levels ? "--tt-live" : "--tt-accent") : "--tt-bar");
     pen.beginPath();
@@ -390,9 +406,10 @@ function listen(mine) {
   levels = [];
   mine.timer = setInterval(() => {
     analyser.getFloatTimeDomainData(samples);
-    levels.push(Math.min(100, 160 * Math.max(...samples.map(Math.abs))));
+    levels.push(Math.min(100, 110 * Math.max(...samples.map(Math.abs))));
     const seconds = (performance.now() - start) / 1000;
     at("now").textContent = clock(seconds);
+    at("record").querySelector("span").textContent = `Stop and transcribe · ${clock(seconds)}`;
     draw();
     if (seconds >= facts.seconds) stopRecording();
   }, 80);
@@ -453,7 +470,7 @@ for (const example of facts.examples) {
   button.append(name, kind);
   button.addEventListener("click", async () => {
     try {
-      const response = await fetch(new URL(`examples/${example.file}`, location.href.split(/[?#]/)[0]));
+      const response = await fetch(here(`examples/${example.file}`));
       if (!response.ok) throw new Error(response.statusText);
       take(await response.blob(), example.file);
     } catch {
@@ -598,7 +615,7 @@ at("stop").addEventListener("click", () => {
   if (!rows.children.length) at("empty").hidden = false;
 });
 at("model-field").hidden = facts.models.length < 2;
-at("key-field").hidden = !facts.keys;
+if (!facts.keys) at("key-field").remove();
 at("docs").hidden = !facts.docs;
 at("examples").hidden = !facts.examples.length;
 at("limits").textContent = `WAV, MP3, M4A, OGG, FLAC, WebM and more, up to ${size(facts.bytes)} or ${span(facts.seconds)}.`;
@@ -606,4 +623,5 @@ new ResizeObserver(draw).observe(canvas);
 new MutationObserver(showTheme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 offer();
 busy(false);
+at("tape").dataset.state = "idle";
 showTheme();
