@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import queue
 import random
@@ -46,6 +45,7 @@ SHORT_FRAMES = 800  # longest window at first: short ones carry the same speech 
 LONG_WINDOWS = 0.55  # share of the budget from which windows of every length train
 FULL_AGAIN = 0.75  # from here on more batches are padded to 30 s
 WARM_UP = 0.02
+PLATEAU = 0.76  # share of the budget after which the learning rate falls
 DEV_WINDOWS = 60  # of shard 0, which is never trained on
 
 
@@ -178,7 +178,7 @@ class Corpus:
 def batches(corpus: Corpus, words: Vocabulary, seed: str, done: float) -> Iterator[Batch]:
     """One pass over the corpus in batches of like length; some batches padded to 30 s, more near the end."""
     rng = random.Random(seed)
-    full_share = 0.0 if done < LONG_WINDOWS else 0.05 if done < FULL_AGAIN else 0.1
+    full_share = 0.0 if done < LONG_WINDOWS else 0.04 if done < FULL_AGAIN else 0.1
     limit = SHORT_FRAMES if done < LONG_WINDOWS else FULL_FRAMES
     examples = [example for example in corpus.refresh() if example.frames <= limit]
     rng.shuffle(examples)
@@ -297,10 +297,10 @@ def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tenso
 
 
 def rate(done: float, peak: float) -> float:
-    """The learning rate at a share `done` of the budget: warm-up, then a cosine to a fiftieth."""
+    """The learning rate at a share `done` of the budget: warm-up, a plateau, then straight down to a fiftieth."""
     if done < WARM_UP:
         return peak * done / WARM_UP
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP)))))
+    return peak * max(0.02, min(1.0, (1 - done) / (1 - PLATEAU)))
 
 
 def run(rank: int, processes: int, work: Path, plan: Plan) -> None:
@@ -432,7 +432,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")
     parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
-    parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--peak", type=float, default=0.9e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     plan = Plan(args.minutes, args.peak, args.seed, args.every)
