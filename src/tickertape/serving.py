@@ -16,7 +16,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -96,10 +96,7 @@ def ray_for(settings: Settings, models: int) -> Iterator[None]:
             _join(settings.address)
         else:
             folder = tempfile.mkdtemp(prefix=f"tickertape-{os.getpid()}-")
-            try:
-                _start(settings, models, folder)
-            except Exception as error:  # Ray's own word, of no special class, for a machine that is too busy
-                raise EngineFailed("Ray did not start; the machine may be too busy. --no-ray does without.") from error
+            _start_patiently(settings, models, folder)
         _catch_signals()  # Ray has put its own in their place
         yield
     finally:
@@ -120,6 +117,19 @@ def _join(address: str) -> None:
         ray.init(address=address, namespace=API, log_to_driver=True, configure_logging=False)
     except ConnectionError as error:
         raise OptionError("There is no Ray cluster at that address; see ray start.", "address") from error
+
+
+def _start_patiently(settings: Settings, models: int, folder: str) -> None:
+    """Start Ray, which gives a busy machine 30 s, and once more if need be. Raises `EngineFailed`."""
+    import ray
+
+    with suppress(Exception):  # Ray's own word, of no special class
+        return _start(settings, models, folder)
+    ray.shutdown()
+    try:
+        return _start(settings, models, folder)
+    except Exception as error:
+        raise EngineFailed("Ray did not start; is the machine too busy? --no-ray does without.") from error
 
 
 def _start(settings: Settings, models: int, folder: str) -> None:
