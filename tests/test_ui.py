@@ -178,7 +178,9 @@ async def test_what_gradio_offers_beyond_the_page_is_closed(shared: Visitor, req
     """No path reaches a file, a proxy, an upload or a function; the answer is the API's plain 404."""
     method, path = request_line.split(" ", 1)
     async with shared.client() as client:
-        answer = await client.request(method, path, json={"data": [{"path": "/etc/passwd"}]} if method == "POST" else None)
+        answer = await client.request(
+            method, path, json={"data": [{"path": "/etc/passwd"}]} if method == "POST" else None
+        )
     assert (404, "not_found") == (answer.status_code, answer.json()["error"]["code"])
 
 

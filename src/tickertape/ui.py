@@ -28,9 +28,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from tickertape import formats, orders
+from tickertape.audio import HINT
 from tickertape.cues import milliseconds
 from tickertape.errors import CallerError, OptionError, TickertapeError
-from tickertape.failures import NoSuchPath, SlowBody, Unauthorized
+from tickertape.failures import NoSuchPath, SlowBody
 from tickertape.forms import Form, body_cap, check_headers, read_form
 from tickertape.frame import trace_line
 from tickertape.gate import Gate
@@ -156,7 +157,9 @@ class Desk:
         if not manifest.is_file():
             return []
         clips = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [{"file": clip["audio"], "text": clip["text"]} for clip in clips if (_examples() / clip["audio"]).is_file()]
+        return [
+            {"file": clip["audio"], "text": clip["text"]} for clip in clips if (_examples() / clip["audio"]).is_file()
+        ]
 
     def describe(self) -> Json:
         """What the page needs to know."""
@@ -181,7 +184,8 @@ class Desk:
         and, where keys are wanted, `key`. Whatever goes wrong is an answer too.
         """
         given = wish if isinstance(wish, dict) else {}
-        answer = Answer(given.get("run") if isinstance(given.get("run"), int) else 0)
+        run = given.get("run")
+        answer = Answer(run if isinstance(run, int) else 0)
         try:
             async with aclosing(self._updates(given, answer)) as updates:
                 async for update in updates:
@@ -291,7 +295,8 @@ class Answer:
 
     def fail(self, error: TickertapeError) -> Json:
         """The answer that ends in an error."""
-        self.body["error"] = {"code": error.code, "message": error.message}
+        message = error.message.removesuffix(HINT).strip()  # which is for callers of the API
+        self.body["error"] = {"code": error.code, "message": message}
         return self._now("failed")
 
     def _now(self, state: str) -> Json:
@@ -339,4 +344,4 @@ def _examples() -> Path:
 
 
 def _asset(name: str) -> str:
-    return resources.files("tickertape").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("tickertape").joinpath("page").joinpath(name).read_text(encoding="utf-8")

@@ -128,7 +128,12 @@ class Page:
 
     def rows(self) -> list[str]:
         """The text of each row."""
-        return [str(text) for text in self.run("return [...document.querySelectorAll('.tt-text td:last-child')].map(e => e.textContent)")]
+        return [
+            str(text)
+            for text in self.run(
+                "return [...document.querySelectorAll('.tt-text td:last-child')].map(e => e.textContent)"
+            )
+        ]
 
     def done(self) -> list[str]:
         """Wait for the end; the text of each row."""
@@ -183,19 +188,7 @@ def page(driver: Any, server: str) -> Iterator[Page]:
     visited.resize(1280, 960)
     visited.open()
     yield visited
-    elsewhere = [url for url in visited.requests() if not url.startswith((f"{server}/", "data:", f"blob:{server}/", "about:"))]
+    elsewhere = [
+        url for url in visited.requests() if not url.startswith((f"{server}/", "data:", f"blob:{server}/", "about:"))
+    ]
     assert elsewhere == []
-
-
-@pytest.fixture
-def picture(request: pytest.FixtureRequest, tmp_path: Path, page: Page) -> Callable[[str], None]:
-    """Takes a picture of the page, for the documentation if that was asked for."""
-    wanted = request.config.getoption("--screenshots", default=None)
-    folder = Path(wanted) if wanted else tmp_path
-
-    def take(name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        page.run("document.activeElement?.blur(); return document.fonts.ready.then(() => 0)")
-        assert page.driver.save_screenshot(str(folder / f"{name}.png"))
-
-    return take

@@ -75,8 +75,8 @@ function complain(message) {
     say("");
     busy(false);
     if (!answer?.segments?.length) {
-      at("empty").hidden = false;
       at("tape").dataset.state = current ? "ready" : "idle";
+      at("empty").hidden = !!current;
     }
   }
 }
@@ -111,8 +111,9 @@ function take(blob, name) {
   clear();
   showCode();
   ask();
-  const top = at("output").getBoundingClientRect().top;
-  if (top > innerHeight / 2) at("output").scrollIntoView({ behavior: "smooth" });
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const below = at("output").getBoundingClientRect().top > innerHeight / 2;
+  if (below) at("output").scrollIntoView({ behavior: calm ? "instant" : "smooth" });
 }
 
 function clear() {

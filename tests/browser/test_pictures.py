@@ -1,0 +1,85 @@
+"""The pictures of the documentation, taken of the real thing: `pytest tests/browser --screenshots docs/images`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import EXAMPLES, Page
+from tests.fakes import Serving
+from tickertape import ui
+from tickertape.alone import open_models
+from tickertape.api import create_app
+from tickertape.errors import CheckpointMissing
+from tickertape.roster import sources
+from tickertape.settings import Settings
+
+pytestmark = pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[str]:
+    """The address of the page over the demo checkpoint."""
+    settings = Settings(threads=1).resolve()
+    try:
+        sources(settings)
+    except CheckpointMissing as error:
+        pytest.skip(f"the demo checkpoint is not here: {error.message}")
+
+    async def build() -> Any:
+        models = await asyncio.to_thread(open_models, settings)
+        return ui.mount(create_app(models, settings, emit=lambda line: None), models, settings)
+
+    with Serving(asyncio.run(build())) as url:
+        yield url
+
+
+def test_the_demo_model_hears_the_microphone(driver: Any, real: str, request: pytest.FixtureRequest) -> None:
+    """The demo checkpoint turns what the microphone hears into text; pictures are taken on the way if asked for."""
+    wanted = request.config.getoption("--screenshots", default=None)
+    page = Page(driver, real)
+    page.resize(1280, 900)
+    page.open()
+    page.at("record").click()
+    page.until(lambda: page.at("record").text.endswith("0:02"))
+    _take(page, wanted, "recording")
+    page.until(lambda: page.at("record").text.endswith("0:05"))
+    page.at("record").click()
+    heard = " ".join(page.done()).lower()
+    assert re.search(r"sav|transfer|250", heard), heard
+    page.upload(EXAMPLES / "lost-card.flac")
+    page.until(lambda: "0:05" in page.at("status").text and page.at("take").is_displayed())
+    page.run("document.querySelector('#tt-audio').currentTime = 2.2")
+    page.until(lambda: page.all(".tt-text tr.tt-here"))
+    _take(page, wanted, "page")
+    page.at("theme").click()
+    _take(page, wanted, "page-dark")
+    page.at("theme").click()
+    page.resize(390, 844, phone=True)
+    page.run("document.querySelector('#tt-output').scrollIntoView()")
+    _take(page, wanted, "telephone")
+
+
+def test_a_bad_file_is_pictured(driver: Any, real: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """What a visitor sees who drops something that is no recording."""
+    page = Page(driver, real)
+    page.resize(1280, 900)
+    page.open()
+    bad = tmp_path / "minutes.txt"
+    bad.write_text("These are only words.\n" * 20)
+    page.upload(bad)
+    assert page.until(lambda: page.at("error").text)
+    _take(page, request.config.getoption("--screenshots", default=None), "bad-file")
+
+
+def _take(page: Page, folder: str | None, name: str) -> None:
+    if folder is None:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    page.run("document.activeElement?.blur(); return document.fonts.ready.then(() => 0)")
+    assert page.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
