@@ -20,8 +20,8 @@ FLOORS = (
     ("pipeline", "local"),
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
      "visits", "api", "transcriber", "gate", "ui"),
-    ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "serving", "launch"),
-    ("recordings", "outputs", "progress", "run", "inventory", "flags", "cli", "manual", "__init__", "__main__"),
+    ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "serving", "builders", "launch"),
+    ("recordings", "outputs", "progress", "run", "inventory", "flags", "tools", "cli", "manual", "__init__", "__main__"),
 )  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for floor in FLOORS for name in floor)}
 
@@ -29,7 +29,7 @@ ORDER = {name: place for place, name in enumerate(name for floor in FLOORS for n
 OWNERS = {
     "av": {"audio"},
     "ctranslate2": {"engine", "convert", "cli"},
-    "fastapi": {"api"},
+    "fastapi": {"api", "ui"},  # the page is mounted into the application
     "gradio": {"ui"},
     "huggingface_hub": {"sources"},
     "openvino": {"encoder", "vad"},
