@@ -39,7 +39,7 @@ class House:
     knobs: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> FastAPI:
-        """The application, made inside an event loop, as servers do: outside, Gradio makes loops and leaves them open."""
+        """The application, made inside an event loop, as servers do: else Gradio makes loops and leaves them open."""
 
         async def inside() -> FastAPI:
             return self.within()
@@ -266,8 +266,8 @@ async def test_wishes_are_read_as_the_api_reads_forms(visitor: Visitor) -> None:
 
 @pytest.mark.parametrize(
     ("recording", "code"),
-    [(b"", "empty_file"), (b"#!/bin/sh\necho hello\n", "invalid_audio"), (wav(0), "empty_audio"), (wav(0.05), "audio_too_short"),
-     (wav(121, rate=4000), "audio_too_long")],
+    [(b"", "empty_file"), (b"#!/bin/sh\necho hello\n", "invalid_audio"), (wav(0), "empty_audio"),
+     (wav(0.05), "audio_too_short"), (wav(121, rate=4000), "audio_too_long")],
     ids=["empty", "text", "no samples", "short", "long"],
 )  # fmt: skip
 async def test_bad_recordings_get_a_sentence(visitor: Visitor, recording: bytes, code: str) -> None:
@@ -309,8 +309,8 @@ async def test_recordings_that_nobody_asks_about_are_forgotten(
     """After a while the room of an upload is free again."""
     monkeypatch.setattr(ui, "WAITING", 0.01)
     await visitor.send(wav())
-    while visitor.service.uploads.taken:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(visitor.service.uploads._freed.wait(), 10)
+    assert 0 == visitor.service.uploads.taken
     assert {} == visitor.app.state.desk._waiting
 
 

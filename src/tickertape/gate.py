@@ -1,6 +1,7 @@
 """The gate before Gradio: its page and its queue pass, everything else that it offers does not exist here.
 
-Gradio serves files by path, proxies addresses, takes uploads to disk, records runs and answers for its own API. The page
+Gradio serves files by path, proxies addresses, takes uploads to disk, records runs and has an API of its own. The
+page
 needs none of that, and what is shut cannot be tricked. The gate also sets the headers that keep the page's requests at
 home, bounds bodies, and takes the advertising out of the page's head.
 """

@@ -41,8 +41,6 @@ from tickertape.pipeline import Model, Update
 from tickertape.types import SAMPLE_RATE, Audio, Segment, Task, Transcript
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from tickertape.admission import Hold, Reservation
     from tickertape.settings import Settings
     from tickertape.visits import Service
@@ -58,8 +56,8 @@ DOWNLOADS = {"txt": "text", "srt": "srt", "vtt": "vtt", "json": "verbose_json"}
 Json = dict[str, Any]
 
 
-def mount(app: FastAPI, models: Mapping[str, Model], settings: Settings) -> FastAPI:  # noqa: ARG001 - the service has them resolved
-    """Mount the page at the root of an application that `create_app` made. Its other routes answer as before."""
+def mount(app: Any, models: Mapping[str, Model], settings: Settings) -> Any:  # noqa: ARG001 - the service has them resolved
+    """Mount the page at the root of a FastAPI application that `create_app` made, and return that. Its other routes answer as before."""
     import gradio as gr
 
     service: Service = app.state.service
@@ -69,10 +67,11 @@ def mount(app: FastAPI, models: Mapping[str, Model], settings: Settings) -> Fast
     ours = tuple(app.router.routes)
     blocks = _blocks(desk)
     blocks.has_launched = True  # else Gradio would not check which files may be read
+    theme = gr.themes.Base(font=["IBM Plex Sans", "sans-serif"], font_mono=["IBM Plex Mono", "monospace"])
     gr.mount_gradio_app(
         app, blocks, path="/", footer_links=[], run_history=False, allowed_paths=[], show_error=False,
         max_file_size=service.settings.body_limit, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
-        theme=gr.themes.Base(font=["IBM Plex Sans", "system-ui", "sans-serif"], font_mono=["IBM Plex Mono", "monospace"]),
+        theme=theme,
     )  # fmt: skip
     head = f"{_asset('head.html')}<style>{_asset('page.css')}</style>"  # Gradio's own way rewrites the rules
     mounted: Any = app.router.routes[-1]
@@ -108,6 +107,7 @@ class Waiting:
 
     def drop(self) -> None:
         """Forget it."""
+        self.file = io.BytesIO()
         self.timer.cancel()
         self.room.release()
 
@@ -121,28 +121,31 @@ class Desk:
 
     async def receive(self, request: Request) -> Response:
         """`POST /recordings`, a form with a `file`: keep it in memory, answer with a token that fetches it once."""
-        service, settings = self._service, self._service.settings
+        service, limit = self._service, self._service.settings.body_limit
         service.authenticate(request)
-        with service.door.enter():
+        with service.door.enter(), ExitStack() as failing:
             length = request.headers.get("content-length", "")
-            boundary = check_headers(request.headers.get("content-type", ""), length, settings.body_limit)
-            size = int(length) if length.isascii() and length.isdigit() else body_cap(settings.body_limit)
-            room = await service.uploads.reserve(size)
-            try:
-                reading = read_form(
-                    request.receive, boundary, known={"file"}, limit=settings.body_limit, timeout=settings.body_timeout
-                )
-                with anyio.fail_after(settings.request_timeout):
-                    form = await reading
-                if form.file is None:
-                    raise OptionError("The field `file` is missing.", "file", "missing_field")
-            except TimeoutError as error:
-                room.release()
-                raise SlowBody("The upload took too long.") from error
-            except BaseException:
-                room.release()
-                raise
-        return JSONResponse({"token": self._keep(form.file, room)})
+            boundary = check_headers(request.headers.get("content-type", ""), length, limit)
+            size = int(length) if length.isascii() and length.isdigit() else body_cap(limit)
+            room = failing.enter_context(await service.uploads.reserve(size))
+            file = await self._read(request, boundary)
+            failing.pop_all()  # from now on the room is the recording's
+            return JSONResponse({"token": self._keep(file, room)})
+
+    async def _read(self, request: Request, boundary: bytes) -> io.BytesIO:
+        """The form's file. Raises what `read_form` raises."""
+        settings = self._service.settings
+        reading = read_form(
+            request.receive, boundary, known={"file"}, limit=settings.body_limit, timeout=settings.body_timeout
+        )
+        try:
+            with anyio.fail_after(settings.request_timeout):
+                form = await reading
+        except TimeoutError as error:
+            raise SlowBody("The upload took too long.") from error
+        if form.file is None:
+            raise OptionError("The field `file` is missing.", "file", "missing_field")
+        return form.file
 
     async def example(self, name: str) -> Response:
         """`GET /examples/{name}`: one of the clips on the page."""

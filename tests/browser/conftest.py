@@ -81,7 +81,7 @@ def server(prompter: Prompter) -> Iterator[str]:
     settings = Settings(body_limit=25 * 2**20, max_audio_seconds=600)
 
     async def build() -> Any:
-        return ui.mount(create_app(models, settings, emit=lambda line: None), models, settings)
+        return ui.mount(create_app(models, settings, emit=lambda _: None), models, settings)
 
     with Serving(asyncio.run(build())) as url:
         yield url

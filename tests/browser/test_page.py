@@ -44,9 +44,7 @@ def test_what_is_said_into_the_microphone_is_read(page: Page, prompter: Prompter
     assert prompter.loudness[0] > 0.005
     assert "Record" == page.at("record").text
     page.until(lambda: page.run("return document.querySelector('#tt-audio').duration") < 60)
-    page.run(
-        "document.querySelector('#tt-seek').value = 1.5; document.querySelector('#tt-seek').dispatchEvent(new Event('input'))"
-    )
+    page.run("const s = document.querySelector('#tt-seek'); s.value = 1.5; s.dispatchEvent(new Event('input'))")
     assert 1.5 == pytest.approx(page.run("return document.querySelector('#tt-audio').currentTime"), abs=0.1)
 
 
@@ -161,6 +159,8 @@ def test_everything_is_reached_by_keyboard(page: Page) -> None:
     for _ in range(20):
         ActionChains(page.driver, duration=0).send_keys(Keys.TAB).perform()
         active: Any = page.driver.switch_to.active_element
+        if seen and active.tag_name == "body":
+            break  # once around
         name = active.accessible_name
         assert name, active.get_attribute("outerHTML")
         shown = page.run(
