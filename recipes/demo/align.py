@@ -135,15 +135,16 @@ def cross_attention(trainee: Trainee, tokens: Tensor, states: Tensor) -> dict[He
     weights: dict[Head, npt.NDArray[np.float32]] = {}
     hooks = []
     for index, layer in enumerate(trainee.whisper.model.decoder.layers):
+        attention = layer.encoder_attn
 
-        def keep(_: object, __: object, asked: Tensor, index: int = index, attention: Any = layer.encoder_attn) -> None:
+        def keep(_: object, __: object, hidden: Tensor, index: int = index, attention: Any = attention) -> None:
             heads = attention.num_heads
-            queries = (asked * attention.scaling).unflatten(-1, (heads, -1)).transpose(1, 2)
+            queries = (attention.q_proj(hidden) * attention.scaling).unflatten(-1, (heads, -1)).transpose(1, 2)
             keys = attention.k_proj(states).unflatten(-1, (heads, -1)).transpose(1, 2)
             for head, own in enumerate(torch.softmax(queries @ keys.transpose(-1, -2), -1)[0]):
                 weights[index, head] = own.numpy()
 
-        hooks.append(layer.encoder_attn.q_proj.register_forward_hook(keep))
+        hooks.append(layer.encoder_attn_layer_norm.register_forward_hook(keep))
     trainee.decode(tokens, states)
     for hook in hooks:
         hook.remove()

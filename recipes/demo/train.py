@@ -41,9 +41,9 @@ BATCH_FRAMES = (
 )
 BATCH_WINDOWS = 32
 LETTERS_ALONE = 0.32  # share of the budget in which only CTC trains
-SHORT_FRAMES = 800  # longest window at first: short ones carry the same speech at less cost
-LONG_WINDOWS = 0.55  # share of the budget from which windows of every length train
-FULL_AGAIN = 0.75  # from here on more batches are padded to 30 s
+SHORT_FRAMES = 800  # windows up to 8 s: they carry the same speech as long ones at less cost
+# From a share of the budget on: the share of batches padded to 30 s, and of the windows longer than 8 s that are kept.
+STAGES = {0.0: (0.0, 0.0), 0.55: (0.02, 0.2), 0.8: (0.1, 0.6)}
 WARM_UP = 0.02
 PLATEAU = 0.76  # share of the budget after which the learning rate falls
 DEV_WINDOWS = 60  # of shard 0, which is never trained on
@@ -178,9 +178,8 @@ class Corpus:
 def batches(corpus: Corpus, words: Vocabulary, seed: str, done: float) -> Iterator[Batch]:
     """One pass over the corpus in batches of like length; some batches padded to 30 s, more near the end."""
     rng = random.Random(seed)
-    full_share = 0.0 if done < LONG_WINDOWS else 0.04 if done < FULL_AGAIN else 0.1
-    limit = SHORT_FRAMES if done < LONG_WINDOWS else FULL_FRAMES
-    examples = [example for example in corpus.refresh() if example.frames <= limit]
+    full_share, long_share = STAGES[max(start for start in STAGES if start <= done)]
+    examples = [example for example in corpus.refresh() if example.frames <= SHORT_FRAMES or rng.random() < long_share]
     rng.shuffle(examples)
     for group in _like_lengths(examples, rng):
         if rng.random() < full_share:
@@ -331,7 +330,7 @@ def train(work: Path, plan: Plan, rank: int = 0) -> None:
         drawn = f"{plan.seed}:{progress.epoch}:{progress.steps}:{rank}"
         for batch in ahead(batches(corpus, words, drawn, entered)):
             done = progress.seconds / budget
-            if any(entered < stage <= done for stage in (LETTERS_ALONE, LONG_WINDOWS, FULL_AGAIN)):
+            if any(entered < stage <= done for stage in (LETTERS_ALONE, *STAGES)):
                 break  # the next stage draws its windows anew
             sums.append(step(learner, batch, done, plan.peak))
             progress.steps += 1
