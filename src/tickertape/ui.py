@@ -57,7 +57,10 @@ Json = dict[str, Any]
 
 
 def mount(app: Any, models: Mapping[str, Model], settings: Settings) -> Any:  # noqa: ARG001 - the service has them resolved
-    """Mount the page at the root of a FastAPI application that `create_app` made, and return that. Its other routes answer as before."""
+    """Mount the page at the root of a FastAPI application that `create_app` made, and return that.
+
+    Its other routes answer as before.
+    """
     import gradio as gr
 
     service: Service = app.state.service
