@@ -39,7 +39,7 @@ $(VENV)/.serve: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[serve,test,lint,reference]'
+	$(BIN)/python -m pip install --quiet --editable '.[serve,test,schemas,lint,reference]'
 	touch $@
 
 $(BIN)/python:

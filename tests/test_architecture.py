@@ -21,7 +21,8 @@ FLOORS = (
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
      "visits", "api", "transcriber", "gate", "ui"),
     ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "serving", "builders", "launch"),
-    ("recordings", "outputs", "progress", "run", "inventory", "flags", "tools", "cli", "manual", "__init__", "__main__"),
+    ("recordings", "outputs", "progress", "run", "inventory", "flags", "tools", "cli", "manual",
+     "__init__", "__main__"),
 )  # fmt: skip
 ORDER = {name: place for place, name in enumerate(name for floor in FLOORS for name in floor)}
 
@@ -103,6 +104,16 @@ def test_heavy_libraries_stay_with_their_owners(path: Path) -> None:
     assert strangers == []
 
 
+def test_tools_are_the_command_lines() -> None:
+    """Only the command line imports the tools; whatever serves does without them."""
+    users = [
+        path.stem
+        for path in sorted(PACKAGE.glob("*.py"))
+        if any(name.startswith("tickertape.tools") for name, _ in imports(path))
+    ]
+    assert users == ["cli"]
+
+
 @pytest.mark.parametrize("floor", range(4))
 def test_low_floors_read_no_environment(floor: int) -> None:
     """Floors 0 to 3 take arguments: they read neither settings nor the environment."""
@@ -130,7 +141,9 @@ def test_importing_does_nothing() -> None:
 
 def test_functions_are_short() -> None:
     """Nine of ten functions have at most 30 lines, and none has 100."""
-    lengths = sorted((length, name) for path in modules() for name, length in functions(path))
+    lengths = sorted(
+        (length, name) for path in [*modules(), *PACKAGE.glob("tools/*.py")] for name, length in functions(path)
+    )
     assert [name for length, name in lengths if length >= MAX_FUNCTION_LINES] == []
     assert lengths[int(len(lengths) * 0.9)][0] <= P90_FUNCTION_LINES
 

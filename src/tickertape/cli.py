@@ -13,17 +13,18 @@ import typer
 
 from tickertape import flags
 from tickertape.errors import CallerError, OptionError, TickertapeError
+from tickertape.tools import deploy
 
 FINE, OURS, CALLERS, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last counts as shells do
 
-app = typer.Typer(
+app = deploy.added_to(typer.Typer(
     name="tickertape",
     epilog="Begin with: tickertape transcribe call.wav",
     add_completion=False,
     rich_markup_mode=None,  # plain help comes in half the time, and can be searched and pasted
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,17 +22,25 @@ HEAD = """# Command line
 
 def reference() -> str:
     """The page: each command's help, and a row for each argument and option."""
-    return "\n".join([HEAD, *(_command(command.callback) for command in app.registered_commands if command.callback)])
+    pages = [_command(command.callback) for command in app.registered_commands if command.callback]
+    for group in app.registered_groups:
+        inner = group.typer_instance or app
+        pages += [
+            _command(each.callback, f"{inner.info.name} {each.name}")
+            for each in inner.registered_commands
+            if each.callback
+        ]
+    return "\n".join([HEAD, *pages])
 
 
-def _command(function: Callable[..., Any]) -> str:
+def _command(function: Callable[..., Any], name: str = "") -> str:
     text, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\b\n")
     blocks = [f"```text\n{block.strip()}\n```\n" for block in rest.split("\b\n") if block.strip()]
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     rows = [_row(hints[each.name], each.default) for each in parameters if get_args(hints[each.name])]
     table = ["| name | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"] if rows else []
-    return "\n".join([f"## tickertape {function.__name__}\n", f"{text.strip()}\n", *blocks, *table])
+    return "\n".join([f"## tickertape {name or function.__name__}\n", f"{text.strip()}\n", *blocks, *table])
 
 
 def _row(hint: Any, default: Any) -> str:
