@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOCK := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet
 
-.PHONY: transcribe serve test lint format types clean
+.PHONY: transcribe serve test lint format types lock sbom image-test clean
 
 transcribe: $(VENV)/.core ## Transcribe the example recordings
 	$(BIN)/tickertape transcribe examples/audio
@@ -24,6 +25,21 @@ types: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(VENV)/.test ## Lock the packages of the image anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra serve --output-file deploy/requirements.lock $(LOCK)
+	echo 'hatchling>=1.27' | $(BIN)/uv pip compile - --output-file deploy/build.lock $(LOCK)
+	printf 'nvidia-cublas-cu12>=12.4\nnvidia-cudnn-cu12>=9,<10\n' | \
+		$(BIN)/uv pip compile - --output-file deploy/cuda.lock $(LOCK)
+
+sbom: $(VENV)/.serve ## List what the service is made of, libraries inside wheels included: build/sbom.json
+	$(BIN)/python -m pip install --quiet --editable '.[serve,sbom]'
+	mkdir -p build
+	$(BIN)/python deploy/sbom.py > build/sbom.json
+
+image-test: ## Build the image and try it, without Docker; needs root on Debian, and ten minutes
+	MODEL="$(or $(MODEL),checkpoint)" tests/image/build.sh
 
 clean:
 	rm -rf $(VENV) build dist
