@@ -11,7 +11,7 @@ variable "region" {
 }
 
 variable "image" {
-  description = "The image, built before: make an apply with -target=google_artifact_registry_repository.images first."
+  description = "The image, as `tickertape deploy cloud-run` or a build of your own pushed it."
   type        = string
 }
 

@@ -81,6 +81,7 @@ def mounted(image_root: str) -> str:
         ["mount", "-o", "remount,bind,ro", live],
         ["mount", "-t", "proc", "proc", f"{live}/proc"],
         ["mount", "--rbind", "/dev", f"{live}/dev"],
+        ["mount", "--rbind", "/sys", f"{live}/sys"],  # how many cores, and in what order
         ["mount", "-t", "tmpfs", "tmpfs", f"{live}/dev/shm"],
         ["mount", "-t", "tmpfs", "-o", "size=1g,mode=1777", "tmpfs", f"{live}/tmp"],
     ):
