@@ -73,7 +73,7 @@ text.
 with dashes. Other conventions were never seen.
 - It does not translate; the token is there because Whisper's prompt has it.
 - Errors are most likely in long strings of digits, in names and in words outside the patterns.
-- Where a figure above misses its aim, more training is what is missing: the errors were still falling when time was up.
+- Where a figure above misses its aim, more training is what is missing: the losses were still falling when time was up.
 """
 
 
