@@ -23,7 +23,11 @@ mkdir -p "$work"
 
 if ! "${buildah[@]}" inspect --type image "$base" >/dev/null 2>&1; then
     echo "making the base image"
-    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/base" >"$work/base.log"
+    if [ ! -e "$work/base.done" ]; then  # one that was interrupted is made anew
+        rm -rf "$work/base"
+        debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/base" >"$work/base.log"
+        touch "$work/base.done"
+    fi
     cp /etc/ssl/certs/ca-certificates.crt "$work/base/etc/ssl/certs/ca-certificates.crt"
     printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/base/etc/pip.conf"
     rm -rf "$work"/base/var/cache/apt/* "$work"/base/var/lib/apt/lists/* "$work"/base/usr/share/{doc,man,locale}
@@ -31,7 +35,7 @@ if ! "${buildah[@]}" inspect --type image "$base" >/dev/null 2>&1; then
     "${buildah[@]}" add --quiet "$container" "$work/base" / >/dev/null
     "${buildah[@]}" config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     "${buildah[@]}" commit --quiet --rm "$container" "$base" >/dev/null
-    rm -rf "$work/base"
+    rm -rf "$work/base" "$work/base.done"
 fi
 
 echo "building the image"
