@@ -82,6 +82,7 @@ def generation_config(words: Vocabulary, heads: list[tuple[int, int]]) -> dict[s
         "decoder_start_token_id": words.id("startoftranscript"),
         "eos_token_id": words.id("endoftext"),
         "is_multilingual": True,
+        "language": "en",  # transformers' prompt without them lacks the task, which every training sequence had
         "lang_to_id": {f"<|{language}|>": words.id(language) for language in LANGUAGES},
         "max_initial_timestamp_index": round(MAX_INITIAL_SECONDS / STEP_SECONDS),
         "max_length": MAX_TOKENS,
@@ -90,6 +91,7 @@ def generation_config(words: Vocabulary, heads: list[tuple[int, int]]) -> dict[s
         "prev_sot_token_id": words.id("startofprev"),
         "return_timestamps": False,
         "suppress_tokens": [words.id(name) for name in control],
+        "task": "transcribe",
         "task_to_id": {task: words.id(task) for task in ("transcribe", "translate")},
     }
 
