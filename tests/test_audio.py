@@ -19,7 +19,7 @@ import pytest
 from tests import audio_factory as make
 from tickertape import errors
 from tickertape.audio import Limits, decode
-from tickertape.headers import Claim, read_claim
+from tickertape.headers import Claim, id3_end, read_claim
 from tickertape.types import SAMPLE_RATE, Audio
 
 RECORDINGS = Path(__file__).parents[2] / "shared" / "audio"
@@ -624,8 +624,9 @@ def test_unknown_channel_modes_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "opus", "vorbis", "flac"])
 def test_headers_tell_the_length(name: str) -> None:
-    """What FFmpeg does not say reliably, the header does."""
+    """What FFmpeg does not say reliably, the header does, once the tag before it is skipped."""
     data = make.recording(name, 5.0)
+    data = data[id3_end(lambda offset, count: data[offset : offset + count], len(data)) :]
     claim = read_claim(lambda offset, count: data[offset : offset + count], len(data))
     assert claim.seconds == pytest.approx(5.0, abs=0.02)
     assert not claim.cut
