@@ -27,3 +27,9 @@ def test_the_processor_has_a_name_and_known_instruction_sets() -> None:
     found = instruction_sets()
     assert processor()
     assert [name for name in INTERESTING if name in found] == list(found)
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    """glibc takes both settings; elsewhere the answer is no, and nothing breaks."""
+    assert machine.keep_freed_memory() in {True, False}
+    assert machine.keep_freed_memory() == machine.keep_freed_memory()

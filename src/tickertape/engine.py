@@ -27,7 +27,7 @@ from tickertape.encoder import Encoder, Precision
 from tickertape.errors import DecodeError, EngineFailed, OptionError, TickertapeError
 from tickertape.features import HOP, log_mel
 from tickertape.languages import SPACELESS
-from tickertape.machine import cores
+from tickertape.machine import cores, keep_freed_memory
 from tickertape.tokens import Phrase, Tokens
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, Options, Segment, Window, Word
 from tickertape.words import Alignment, timed
@@ -112,6 +112,7 @@ class WhisperEngine:
         compute_type, why_type = _compute_type(compute_type, device, prepared)
         found = cores()
         count = threads or found.value
+        keep_freed_memory()
         import ctranslate2
 
         decoder = ctranslate2.models.Whisper(

@@ -31,6 +31,20 @@ class Detected:
 
 
 @cache
+def keep_freed_memory() -> bool:
+    """Let the C library reuse large blocks rather than give them back to the system after each operation.
+
+    The decoder frees and asks for the same blocks at every step; without this the system clears them anew each time,
+    which took a tenth of the whole (docs/log.md). For all of the process, once. False where there is no glibc.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))
+
+
+@cache
 def instruction_sets() -> tuple[str, ...]:
     """The instruction sets that matter for speed here, in a fixed order; empty where the system does not tell."""
     try:
