@@ -52,6 +52,7 @@ def test_the_demo_model_hears_the_microphone(driver: Any, real: str, request: py
     assert " ".join(page.done()).strip()  # what words they are is the model's affair: see its card
     page.upload(EXAMPLES / "lost-card.flac")
     page.until(lambda: "0:05" in page.at("status").text and page.at("take").is_displayed())
+    page.until(lambda: "lost" in page.at("output").text)
     page.run("document.querySelector('#tt-audio').currentTime = 2.2")
     page.until(lambda: page.all(".tt-text tr.tt-here"))
     _take(page, wanted, "page")
