@@ -24,7 +24,7 @@ ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 ALIAS = "whisper-1"  # OpenAI's only Whisper: the first model answers to it
 PROMPT_LIMIT = 16 * 1024  # bytes
 HOTWORDS_LIMIT = 4 * 1024  # bytes
-PROMPT_TOKENS = 224  # half of Whisper's text context: more is cut off at the front
+PROMPT_TOKENS = 223  # half of Whisper's text context, less <|startofprev|>: more is cut off at the front
 BYTES_PER_TOKEN = 4  # of English text, about
 _NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"  # ASCII; neither nan nor infinity
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -47,7 +47,7 @@ FIELDS: dict[str, Field] = {
     "model": Field("A name of `GET /v1/models`, or `whisper-1` for the default.", example="whisper-1"),
     "language": Field("ISO 639-1 code or English name of what is spoken. Absent: detected.", example="en"),
     "languages[]": Field("One language is as good as `language`; of several, one is detected.", translations=False),
-    "prompt": Field("Earlier text, or names and spellings to expect. The last 224 tokens count.", example="Call 17."),
+    "prompt": Field("Earlier text, or names and spellings to expect. The last 223 tokens count.", example="Call 17."),
     "response_format": Field("Shape of the answer.", choices=FORMATS, example="verbose_json"),
     "temperature": Field("0 to 1. 0 or absent: greedy, warmer only where that fails.", "number", example=0),
     "timestamp_granularities[]": Field("Times in `verbose_json`.", choices=("word", "segment"), translations=False),
