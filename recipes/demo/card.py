@@ -51,7 +51,8 @@ person would write them and spoken by espeak-ng ({accents} accents, {variants} t
 of its words and of its writing decide which sentences are kept from training, and none of the held-out ones is in
 the corpus. It is {windows:,} windows, {hours:.0f} hours: single sentences, several with pauses, and windows without
 speech; with gain, noise, reverberation, silence before and after, and the 8 kHz telephone band through G.711.
-The corpus was made while the recipe was being written: a run today draws other sentences from the same patterns.
+Half of the corpus was made while the recipe was being written, and the windows that today's split keeps back were
+taken out of it: a run today draws other sentences from the same patterns.
 
 ## Training
 
@@ -59,7 +60,8 @@ The corpus was made while the recipe was being written: a run today draws other 
 
 The encoder first learnt alone, by CTC over the letters of the spoken words; then the decoder learnt with it, half
 of the time with time tokens and half without, on windows of every length and on windows padded to 30 s
-(`audio_context: trimmed` in config.json).
+(`audio_context: trimmed` in config.json). This checkpoint's first 95 minutes ran with AdamW alone and beside other jobs;
+the recipe changed to Muon after them.
 
 ## Tokens
 
@@ -122,7 +124,8 @@ def _training(path: Path) -> str:
     minutes = last["seconds"] / 60
     return (
         f"{minutes:.0f} minutes on two shared CPU cores, {last['steps']:,} steps, {last['windows']:,} windows seen "
-        f"({last['windows'] / last['seconds']:.0f} a second); AdamW, bf16 with fp32 weights aside."
+        f"({last['windows'] / last['seconds']:.0f} a second); Muon for the matrices and AdamW for "
+        "the rest, bf16 with fp32 weights aside."
     )
 
 

@@ -36,16 +36,15 @@ from .tokenizer import Vocabulary
 
 IGNORE = -100
 FULL_FRAMES = mel.MAX_FRAMES
-BATCH_FRAMES = (
-    4_800  # mel frames in a process's batch, padding included: 48 s of sound; small steps learn faster on a CPU
-)
+BATCH_FRAMES = 7_200  # mel frames in a process's batch, padding included: 72 s of sound
 BATCH_WINDOWS = 32
 LETTERS_ALONE = 0.32  # share of the budget in which only CTC trains
 SHORT_FRAMES = 800  # windows up to 8 s: they carry the same speech as long ones at less cost
 # From a share of the budget on: the share of batches padded to 30 s, and of the windows longer than 8 s that are kept.
-STAGES = {0.0: (0.0, 0.0), 0.55: (0.02, 0.2), 0.8: (0.1, 0.6)}
+STAGES = {0.0: (0.0, 0.0), 0.5: (0.02, 0.2), 0.65: (0.05, 0.5), 0.85: (0.12, 1.0)}
 WARM_UP = 0.02
-PLATEAU = 0.76  # share of the budget after which the learning rate falls
+MATRIX_RATE = 2.0  # Muon's learning rate, relative to AdamW's
+PLATEAU = 0.68  # share of the budget after which the learning rate falls
 DEV_WINDOWS = 60  # of shard 0, which is never trained on
 
 
@@ -103,10 +102,20 @@ class Learner:
         self.names = [name for name, _ in self.trainee.named_parameters()]
         self.exact = [own.detach().clone() for own in self.trainee.parameters()]
         self.trainee.to(torch.bfloat16)
-        self.optimiser = torch.optim.AdamW(self.exact, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        if state:
-            self.optimiser.load_state_dict(state["optimiser"])
+        self.optimisers = self._optimisers(peak)
+        for optimiser, saved in zip(self.optimisers, state["optimisers"] if state else (), strict=False):
+            optimiser.load_state_dict(saved)
         self.progress = Progress(**state["progress"]) if state else Progress()
+
+    def _optimisers(self, peak: float) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices inside the layers, at AdamW's step size; AdamW for all else."""
+        inner = [".layers." in name and own.ndim == 2 for name, own in zip(self.names, self.exact, strict=True)]
+        matrices = [own for own, is_inner in zip(self.exact, inner, strict=True) if is_inner]
+        others = [own for own, is_inner in zip(self.exact, inner, strict=True) if not is_inner]
+        return [
+            torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+        ]
 
     def update(self, loss: Tensor, rate: float) -> None:
         """One step of the optimiser down the loss."""
@@ -116,9 +125,10 @@ class Learner:
             own.grad = None
         _average([exact.grad for exact in self.exact if exact.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.exact, 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
+        for optimiser, factor in zip(self.optimisers, (MATRIX_RATE, 1.0), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = factor * rate
+            optimiser.step()
         with torch.no_grad():
             torch._foreach_copy_(list(self.trainee.parameters()), self.exact)
 
@@ -126,9 +136,8 @@ class Learner:
         """Weights, optimiser and progress, in one move."""
         part = self.path.with_suffix(".part")
         weights = dict(zip(self.names, self.exact, strict=True))
-        torch.save(
-            {"weights": weights, "optimiser": self.optimiser.state_dict(), "progress": asdict(self.progress)}, part
-        )
+        optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
+        torch.save({"weights": weights, "optimisers": optimisers, "progress": asdict(self.progress)}, part)
         part.replace(self.path)
 
 
