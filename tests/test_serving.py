@@ -261,6 +261,46 @@ def test_it_drains_without_ray(tmp_path: Path) -> None:
         drains(service, 10)
 
 
+def outlasts(service: Service) -> None:
+    """SIGTERM while requests run that take longer than the grace."""
+    endless = {"vad": "false", "language": "en"}
+    with ThreadPoolExecutor(3) as pool:
+        whole = pool.submit(service.transcribe, sound(501, seconds=100.0), **endless)
+        stream = pool.submit(service.transcribe, sound(502, seconds=100.0), stream="true", **endless)
+        half = pool.submit(half_uploaded, service)
+        time.sleep(3.0)
+        service.process.send_signal(signal.SIGTERM)
+        answer, streamed, uploading = whole.result(), stream.result(), half.result()
+    assert (503, "shutting_down") == (answer.status_code, answer.json()["error"]["code"])
+    assert "retry-after" in answer.headers
+    events = [json.loads(block.removeprefix("data: ")) for block in streamed.text.split("\n\n") if "data: " in block]
+    assert (200, "error") == (streamed.status_code, events[-1]["type"])
+    assert "shutting_down" == events[-1]["error"]["code"]
+    assert b" 503 " in uploading.partition(b"\r\n")[0]
+    assert 0 == service.process.wait(60)
+    assert not any("Traceback" in line for line in service.lines)
+
+
+def half_uploaded(service: Service) -> bytes:
+    """What a client that has sent half of a form is told."""
+    host, port = service.url.removeprefix("http://").split(":")
+    head = (
+        b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b'Content-Length: 200000\r\n\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    )
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(head + bytes(10_000))
+        return client.recv(65536)
+
+
+@pytest.mark.parametrize("mode", [["--no-ray"], []], ids=["alone", "ray"])
+def test_what_outlasts_the_grace_is_told(mode: list[str], tmp_path: Path) -> None:
+    """When the grace ends first, requests get a 503 in JSON, streams an error event, and the process leaves with 0."""
+    flags = ["--no-page", "--engine", "tests.slow:engine", "--model", f"slow=30:{tmp_path}", "--batch", "2"]
+    with started(*mode, *flags, "--grace-seconds", "2", "--heartbeat", "1") as service:
+        outlasts(service)
+
+
 def test_a_taken_port_is_told() -> None:
     """Starting on a port that is taken ends at once, with exit code 2 and one line that says so."""
     with socket.socket() as taken:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any, TypeVar
 
 import anyio
 
 from tickertape.errors import Overloaded, ShuttingDown
 from tickertape.types import WINDOW_SECONDS
 
+T = TypeVar("T")
+
 GUESS = float(WINDOW_SECONDS)  # seconds: the audio of a request that is not decoded yet
 FIRST_THROUGHPUT = 10.0  # seconds of audio per second, until it is known
 MEMORY = 60.0  # seconds over which throughput is measured
+LAST_ANSWERS = 1.0  # seconds in which requests that outlast the grace are told so
 LONGEST_WAIT = 60.0  # seconds: nobody is told to come back later than that
 
 
@@ -140,6 +144,11 @@ class Reservation:
         self._room = room
         self._size = size
 
+    async def resize(self, size: int) -> None:
+        """Give the room back and wait for another size, as `UploadRoom.reserve` does. Raises `Overloaded`."""
+        self.release()
+        self._size = (await self._room.reserve(size))._size
+
     def release(self) -> None:
         """Give the room back; a second time does nothing."""
         self._room._free(self._size)
@@ -155,10 +164,11 @@ class Reservation:
 
 
 class Door:
-    """Open until the service drains: then new requests are refused, and those inside finish."""
+    """Open until the service drains: then new requests are refused, and those inside finish while the grace lasts."""
 
     def __init__(self) -> None:
         self._open = True
+        self._over = asyncio.Event()
         self._inside = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -177,11 +187,16 @@ class Door:
         """Refuse new requests from now on."""
         self._open = False
 
+    def end(self) -> None:
+        """The grace is over: whoever is inside is told so."""
+        self.close()
+        self._over.set()
+
     @contextmanager
     def enter(self) -> Iterator[None]:
         """Be inside for the length of the block. Raises `ShuttingDown`."""
         if not self._open:
-            raise ShuttingDown("The service is shutting down; send the request again.")
+            raise _leaving()
         self._inside += 1
         self._empty.clear()
         try:
@@ -191,6 +206,20 @@ class Door:
             if not self._inside:
                 self._empty.set()
 
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work unless the grace ends first. Raises `ShuttingDown`; the work is cancelled then, and has ended."""
+        working = asyncio.ensure_future(work)
+        ending = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise _leaving()
+        finally:
+            working.cancel()
+            ending.cancel()
+            await asyncio.gather(working, ending, return_exceptions=True)
+
     async def emptied(self, grace: float) -> bool:
         """Wait until nobody is inside, at most `grace` seconds; whether that came to be."""
         try:
@@ -198,3 +227,7 @@ class Door:
         except asyncio.TimeoutError:
             return False
         return True
+
+
+def _leaving() -> ShuttingDown:
+    return ShuttingDown("The service is shutting down; send the request again.")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from tickertape.frame import event_line, to_stdout
 from tickertape.lines import speak_json
@@ -22,31 +24,42 @@ from tickertape.roster import open_detector, open_engine, sources
 from tickertape.settings import Settings
 
 BACKLOG = 2048  # connections that wait to be accepted
-LAST_WORDS = 2  # seconds for connections to close once every request is answered
+LAST_WORDS = 1  # seconds for connections to close once every request is answered
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
-    return asyncio.run(_serve(settings.resolve()))
+    """Serve until SIGTERM or SIGINT, and leave. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
+    asyncio.run(_serve(settings.resolve()))
+    return 0
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings) -> None:
     listener = listen(settings)  # before the models: a port that is taken shows at once
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    models = await asyncio.to_thread(open_models, settings)
-    app = create(models, settings)
+    waiting = asyncio.ensure_future(stopping.wait())
+    opening = asyncio.ensure_future(asyncio.to_thread(open_models, settings))
+    await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():
+        _leave()
+    app = create(opening.result(), settings)
     server = _server(app, settings)
     serving = asyncio.ensure_future(server.serve([listener]))
     to_stdout(event_line("INFO", "listening", host=settings.host, port=listener.getsockname()[1]))
-    waiting = asyncio.ensure_future(stopping.wait())
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
     drained = await app.state.service.drain()
     to_stdout(event_line("INFO" if drained else "WARNING", "drained" if drained else "the grace ended first"))
     server.should_exit = True
     await serving
-    return 0
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End the process, whatever its threads do: a call of the engine cannot be interrupted, and exiting awaits it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def listen(settings: Settings) -> socket.socket:

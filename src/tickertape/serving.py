@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from tickertape import doorman
+from tickertape.admission import LAST_ANSWERS
 from tickertape.alone import listen
 from tickertape.errors import EngineFailed, OptionError
 from tickertape.frame import event_line, to_stdout
@@ -36,7 +38,8 @@ BATCHES = 4  # that an engine replica may hold: one runs, the others keep it bus
 STORE_BYTES = 128 * MEBIBYTE  # least size of Ray's object store; only what is used takes memory
 REQUESTS = 1000  # that an API replica may hold; what enters is decided by `admission`, long before
 HEALTH_PERIOD, HEALTH_TIMEOUT = 2, 30  # seconds between looks at a replica; for one, while its loop may be busy
-LEAVING = 5.0  # seconds that answers to the drain may take beyond the grace
+ANSWERED = LAST_ANSWERS + 0.5  # seconds after the grace by which every replica should have said that it is done
+LEAVING = 3.0  # seconds after the grace by which the process is gone, come what may
 
 ENVIRONMENT = {  # of Ray's processes, unless whoever starts us knows better
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -238,22 +241,35 @@ def _ingress_options(replicas: int) -> dict[str, Any]:
 
 
 def _drain(settings: Settings) -> None:
-    """Turn readiness red and refuse new work everywhere at once; wait for what was accepted."""
+    """Turn readiness red and refuse new work everywhere at once; wait for what was accepted.
+
+    With a Ray of our own the process is gone `LEAVING` seconds after the grace, and Ray's processes with it.
+    """
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    if not settings.address:
+        _leave_after(settings.grace_seconds + LEAVING)
     names = [API, PAGE] if settings.page else [API]
+    until = time.monotonic() + settings.grace_seconds + ANSWERED
     drained = True
     try:
         answers = [serve.get_app_handle(name).broadcast("drain", settings.grace_seconds) for name in names]
         for answer in answers:
-            drained &= all(answer.results(timeout_s=settings.grace_seconds + LEAVING))
+            drained &= all(answer.results(timeout_s=max(0.1, until - time.monotonic())))
     except (RayError, RayServeException, TimeoutError):
         drained = False
     to_stdout(event_line("INFO" if drained else "WARNING", "drained" if drained else "the grace ended first"))
+
+
+def _leave_after(seconds: float) -> None:
+    """End the process then, unless it has ended by itself; whoever sent SIGTERM would kill it soon after."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _delete() -> None:

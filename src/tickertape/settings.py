@@ -10,6 +10,7 @@ alone is the defaults, whatever the environment holds.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,9 +37,12 @@ FOREIGN = {  # what Cloud Run and Google's libraries set, and what the other com
     "project": "GOOGLE_CLOUD_PROJECT",
     "models": "TICKERTAPE_MODEL",
 }
-CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 8.0  # there, SIGKILL follows SIGTERM after 10 s; leaving takes up to 2 s
+CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 6.0  # there, SIGKILL follows SIGTERM after 10 s; leaving takes up to 3 s
 MEBIBYTE = 2**20
 AUDIO_BYTES = 4 * SAMPLE_RATE  # 64,000 bytes: a second of decoded audio, one channel of float32
+OBJECT_HOST = re.compile(
+    r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]|(?=.{1,253}$)([a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{0,62}"
+)
 
 Words = Annotated[tuple[str, ...], NoDecode]  # "a,b" in the environment, a list in a file
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -80,6 +84,13 @@ class Settings(BaseSettings):
 
     # how much one request may ask for
     body_limit: int = Field(0, ge=0, description="Largest upload in bytes. 0: 1/32 of the memory, 25 to 200 MiB.")
+    object_hosts: Words = Field(
+        (), description="Hosts, and buckets as `gs://name`, whose recordings `file_url` may ask for. Empty: none."
+    )
+    object_limit: int = Field(
+        0, ge=0, description="Largest recording from there in bytes. 0: as `body_limit`, were that left alone."
+    )
+    object_timeout: float = Field(120, gt=0, description="Seconds within which it must have come.")
     max_audio_seconds: float = Field(
         0, ge=0, description="Longest recording in seconds. 0: what 1/8 of the memory holds, 10 minutes to 2 hours."
     )
@@ -108,17 +119,27 @@ class Settings(BaseSettings):
     # life and telemetry
     probe_timeout: float = Field(10, gt=0, description="Seconds within which `/readyz` wants an answer of the engine.")
     grace_seconds: float = Field(
-        25, ge=0, description="Seconds that accepted requests get to finish on SIGTERM. On Cloud Run: 8."
+        25,
+        ge=0,
+        description="Seconds that accepted requests get to finish on SIGTERM; those that do not are told so. "
+        "The process is gone at most 3 s later. On Cloud Run: 6.",
     )
     keep_alive: float = Field(10, gt=0, description="Seconds before an idle connection is closed.")
     log_level: LogLevel = Field("info", description="`info` logs every request, `warning` those that failed.")
     project: str = Field("", description="Google Cloud project, to join log lines to traces.")
 
-    @field_validator("models", "cors_origins", mode="before")
+    @field_validator("models", "cors_origins", "object_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A comma separates where only a string can be given."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("object_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(OBJECT_HOST.fullmatch(entry) for entry in value):
+            raise ValueError("takes names of hosts and gs://buckets, in small letters, without path or port")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -176,6 +197,7 @@ def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, t
     values["decode_threads"] = (cores.value, cores.reason)
     body = min(200 * MEBIBYTE, max(25 * MEBIBYTE, memory.value // 32))
     values["body_limit"] = (body, f"1/32 of {room}, within 25 and 200 MiB")
+    values["object_limit"] = (max(body, int(value("body_limit"))), f"1/32 of {room}, or `body_limit` if that is more")
     uploads = max(2 * int(value("body_limit")), memory.value // 8)
     values["upload_room"] = (uploads, f"1/8 of {room}, at least two uploads")
     longest = min(7200, max(600, memory.value // 8 // AUDIO_BYTES))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
@@ -21,13 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tickertape import audio, failures, formats, forms, orders
-from tickertape.admission import Admission, Door, Hold, Reservation, UploadRoom
+from tickertape.admission import LAST_ANSWERS, Admission, Door, Hold, Reservation, UploadRoom
 from tickertape.errors import DeadlineExceeded, OptionError, ShuttingDown, TickertapeError
 from tickertape.events import Stream
 from tickertape.failures import ClientGone, SlowBody, UnsupportedEncoding
 from tickertape.forms import Form
 from tickertape.frame import Emit, Receive, Send, event_line, record_of, to_stdout
 from tickertape.keys import Key, Keyring, Meter
+from tickertape.objects import Objects
 from tickertape.orders import Order
 from tickertape.pipeline import Model, Update
 from tickertape.readiness import Readiness
@@ -50,6 +51,7 @@ class Service:
         self.door = Door()
         self.admission = Admission(settings.audio_seconds_in_flight)
         self.uploads = UploadRoom(settings.upload_room, patience=settings.body_timeout)
+        self.objects = Objects(settings.object_hosts, limit=settings.object_limit, timeout=settings.object_timeout)
         self.keyring = Keyring(settings.keys_file, on_problem=lambda problem: emit(event_line("WARNING", problem)))
         self.meter = Meter()
         self.replays = Replays(settings.remember_seconds)
@@ -57,9 +59,16 @@ class Service:
         self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="audio")
 
     async def drain(self, grace: float | None = None) -> bool:
-        """Turn readiness red and refuse new work at once; wait for accepted requests. Whether all of them finished."""
+        """Turn readiness red and refuse new work at once; wait for accepted requests. Whether all of them finished.
+
+        Those that do not finish in time are answered with `ShuttingDown`, within `LAST_ANSWERS` seconds.
+        """
         self.door.close()
-        return await self.door.emptied(self.settings.grace_seconds if grace is None else grace)
+        drained = await self.door.emptied(self.settings.grace_seconds if grace is None else grace)
+        if not drained:
+            self.door.end()
+            await self.door.emptied(LAST_ANSWERS)
+        return drained
 
     def close(self) -> None:
         """Let the threads go."""
@@ -92,11 +101,11 @@ class Service:
         """The upload's samples, decoded in a thread of our own; its bytes are let go. Raises `AudioError`."""
         settings = self.settings
         limits = audio.Limits(
-            max_bytes=settings.body_limit,
+            max_bytes=max(settings.body_limit, settings.object_limit),  # whichever held was looked at as it came
             max_seconds=settings.max_audio_seconds,
             max_channels=settings.max_channels if order.channels == "mix" else settings.max_split_channels,
         )
-        assert form.file is not None  # noqa: S101 - `orders.understand` has seen it
+        assert form.file is not None  # noqa: S101 - `orders.understand` has seen it, or it was fetched
         decode = partial(
             audio.decode,
             form.file,
@@ -127,6 +136,7 @@ class Visit:
         self._receive = receive
         self._send = send
         self._deadline = time.time() + service.settings.request_timeout
+        self._events = Stream(send, heartbeat=service.settings.heartbeat)
         self._batches = 0.0  # sum over the windows of their batches' sizes
 
     async def answer(self) -> None:
@@ -138,16 +148,20 @@ class Visit:
             boundary = self._check_headers()
             self._meter(key, inside)
             hold = inside.enter_context(self._service.admission.enter())
-            room = inside.enter_context(await self._service.uploads.reserve(self._expected_bytes()))
-            form = await self._read(boundary)
-            order = orders.understand(form, self._task, self._service.models, beam_size=self._settings.beam_size)
-            self._record.note(model=order.model.name, response_format=order.response_format, stream=order.stream)
-            updates = partial(self._updates, form, order, hold, room)
-            if order.stream:
-                await self._stream(order, updates())
-                return
-            answer = await self._attended(self._once(key, form, partial(self._whole, order, updates)))
-            await Response(answer.body, media_type=answer.media_type)(self._request.scope, self._receive, self._send)
+            await self._told(self._service.door.during(self._accepted(key, boundary, hold, inside)))
+
+    async def _accepted(self, key: Key | None, boundary: bytes, hold: Hold, inside: ExitStack) -> None:
+        """Read the form and answer it; nothing of the body has been read so far."""
+        room = inside.enter_context(await self._service.uploads.reserve(self._expected_bytes()))
+        form = await self._read(boundary)
+        order = orders.understand(form, self._task, self._service.models, beam_size=self._settings.beam_size)
+        self._record.note(model=order.model.name, response_format=order.response_format, stream=order.stream)
+        updates = partial(self._updates, form, order, hold, room)
+        if order.stream:
+            await self._attended(_tell(self._events, order, updates()))
+            return
+        answer = await self._attended(self._once(key, form, partial(self._whole, order, updates)))
+        await Response(answer.body, media_type=answer.media_type)(self._request.scope, self._receive, self._send)
 
     def _check_headers(self) -> bytes:
         """The form's boundary. Raises for what need not be read to be refused."""
@@ -204,20 +218,21 @@ class Visit:
         assert transcript is not None  # noqa: S101 - the pipeline's last update carries it
         return render(order, transcript)
 
-    async def _stream(self, order: Order, updates: AsyncGenerator[Update, None]) -> None:
-        """The answer as events. An error before the first of them is an ordinary one, afterwards an event."""
-        stream = Stream(self._send, heartbeat=self._settings.heartbeat)
+    async def _told(self, answering: Awaitable[None]) -> None:
+        """An error before the first event of a stream is an ordinary one, afterwards an event."""
         try:
-            await self._attended(_tell(stream, order, updates))
+            await answering
         except TickertapeError as error:
-            if not stream.begun:
+            if not self._events.begun:
                 raise
             self._record.note(status=failures.status(error), code=error.code)
             if not isinstance(error, ClientGone):
-                await stream.fail(error)
+                await self._events.fail(error)
 
     async def _updates(self, form: Form, order: Order, hold: Hold, room: Reservation) -> AsyncGenerator[Update, None]:
         """Decode, transcribe, and keep the books."""
+        if order.url is not None:
+            await self._fetch(form, order.url, room)
         before = self._record.elapsed
         decoded = await self._service.decode_audio(form, order)
         room.release()
@@ -232,6 +247,12 @@ class Visit:
                 done = max(done, update.done)
                 self._note(update, order.model)
                 yield update
+
+    async def _fetch(self, form: Form, url: str, room: Reservation) -> None:
+        """Put the recording that lies elsewhere into the form; it takes room as an upload does."""
+        before = self._record.elapsed
+        form.file = await self._service.objects.fetch(url, room.resize)
+        self._record.note(read=self._record.timings.read + self._record.elapsed - before)
 
     def _note(self, update: Update, model: Model) -> None:
         """What one more window has cost."""
