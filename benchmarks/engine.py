@@ -2,9 +2,12 @@
 
     python -m benchmarks.engine                         # everything: about an hour on two cores
     python -m benchmarks.engine --only throughput --shape base --rounds 3
+    python -m benchmarks.engine --only throughput --shape checkpoint
+    python -m benchmarks.engine --texts                 # what they write, not how fast: see benchmarks/texts.py
 
 Every system decodes the same clips greedily, with the same number of new tokens a window and the same threads, in a
-process of its own; runs alternate. Weights are random in Whisper's true shapes, and never end a text by themselves.
+process of its own; runs alternate. Weights are random in Whisper's true shapes, and never end a text by themselves;
+but the shape `checkpoint` is the demo checkpoint on its held-out clips, each decoded to its end.
 Finished measurements are kept in `--work` and not run again; the last line printed is the result as JSON.
 """
 
@@ -22,17 +25,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks import texts
 from benchmarks.systems import RATE, WINDOW
+from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
-ROOT = Path(__file__).parents[1]
-SHAPES = ("tiny", "base", "small")
-PACKAGES = ("ctranslate2", "openvino", "faster-whisper", "torch", "transformers", "openai-whisper", "numpy")
+TUNED = "checkpoint"  # not random: the demo checkpoint
+SHAPES = ("tiny", "base", "small", TUNED)
+SPOKEN = 64  # held-out clips for it, of about four seconds each
 
 # name in the table: system, batch, the share of the clips it gets (the slow ones would take all day)
 CONTENDERS = {
@@ -45,68 +48,6 @@ CONTENDERS = {
     "openai-whisper": ("openai-whisper", 1, 0.125),
 }
 SLOW = ("Hugging Face", "openai")  # run twice, whatever `--rounds` says
-
-Result = dict[str, Any]
-
-
-class Worker:
-    """A system in its own process, which runs when asked."""
-
-    def __init__(self, system: str, checkpoint: Path, work: Path, *, batch: int, tokens: int, threads: int) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.systems",
-            system,
-            "--checkpoint",
-            str(checkpoint),
-            "--cache",
-            str(work / "cache"),
-            "--batch",
-            str(batch),
-            "--tokens",
-            str(tokens),
-            "--threads",
-            str(threads),
-        ]
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        self._started = time.perf_counter()
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
-
-    def ready(self) -> Result:
-        """Wait until it is loaded. Raises `RuntimeError` with its last words."""
-        return self._read() | {"start_seconds": time.perf_counter() - self._started}
-
-    def run(self, clips: Path, count: int) -> Result:
-        """Transcribe the first `count` clips of a file."""
-        print(json.dumps({"clips": str(clips), "count": count}), file=self._process.stdin, flush=True)
-        return self._read()
-
-    def _read(self) -> Result:
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if line:
-            answer: Result = json.loads(line)
-            return answer
-        self._process.wait()
-        self._log.seek(0)
-        words = self._log.read().strip().splitlines() or ["no reason given"]
-        raise RuntimeError(words[-1])
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._process.wait()
-        self._log.close()
 
 
 class Bench:
@@ -123,6 +64,9 @@ class Bench:
         self.short = self.work / "short.npz"
         if not self.short.exists():
             np.savez(self.short, *[voice(3 * RATE, seed) for seed in range(8)])
+        self.spoken = self.work / "spoken.npz"
+        if not self.spoken.exists():
+            np.savez(self.spoken, *texts.held_out("known", SPOKEN)[0])
 
     def kept(self, name: str, measure: Callable[[], Result]) -> Result:
         """The result under that name, measured now unless it is on the disk."""
@@ -134,7 +78,9 @@ class Bench:
         return kept
 
     def checkpoint(self, shape: str, context: str = "full") -> Path:
-        """A checkpoint of random weights that writes text only: neither its end nor timestamps."""
+        """A checkpoint of random weights that writes text only, neither its end nor timestamps; or the demo."""
+        if shape == TUNED:
+            return texts.CHECKPOINT
         folder = self.work / f"{shape}-{context}"
         if not (folder / "generation_config.json").exists():
             from tests.checkpoint_factory import make_checkpoint
@@ -147,7 +93,7 @@ class Bench:
             path.write_text(json.dumps(settings))
         return folder
 
-    def worker(self, system: str, checkpoint: Path, *, batch: int, tokens: int) -> Worker:
+    def worker(self, system: str, checkpoint: Path, *, batch: int, tokens: int | None) -> Worker:
         return Worker(system, checkpoint, self.work, batch=batch, tokens=tokens, threads=self.given.threads)
 
     @contextlib.contextmanager
@@ -178,9 +124,10 @@ def voice(length: int, seed: int) -> np.ndarray:
 # --- measurements
 
 
-def throughput(bench: Bench, shape: str, tokens: int) -> Result:
+def throughput(bench: Bench, shape: str, tokens: int | None) -> Result:
     """Audio seconds per second of every system, runs alternating."""
     checkpoint = bench.checkpoint(shape)
+    clips, most = (bench.spoken, SPOKEN) if shape == TUNED else (bench.clips, bench.given.clips)
     workers: dict[str, Worker] = {}
     loads: dict[str, Result] = {}
     skipped: dict[str, str] = {}
@@ -191,17 +138,17 @@ def throughput(bench: Bench, shape: str, tokens: int) -> Result:
         worker = bench.worker(system, checkpoint, batch=batch, tokens=tokens)
         try:
             loads[name] = worker.ready()
-            worker.run(bench.clips, 1)  # warm
+            worker.run(clips, 1)  # warm
         except RuntimeError as error:
             skipped[name] = str(error)
             continue
-        workers[name], counts[name] = worker, max(1, round(bench.given.clips * share))
+        workers[name], counts[name] = worker, max(1, round(most * share))
     runs: dict[str, list[Result]] = {name: [] for name in workers}
     for turn in range(bench.given.rounds):
         for name, worker in workers.items():
             if turn < 2 or not name.startswith(SLOW):
                 with bench.quiet():
-                    runs[name].append(worker.run(bench.clips, counts[name]))
+                    runs[name].append(worker.run(clips, counts[name]))
     for worker in workers.values():
         worker.close()
     systems = {name: summary(runs[name]) | {"load_seconds": loads[name]["load_seconds"]} for name in workers}
@@ -294,53 +241,28 @@ def start(bench: Bench, shape: str) -> Result:
 # --- the report
 
 
-def commit() -> str:
-    """The commit that is checked out."""
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
-
-
-def machine() -> Result:
-    """What the figures depend on."""
-    from tickertape.machine import cores, instruction_sets, memory, processor
-
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "processor": processor(),
-        "instruction_sets": instruction_sets(),
-        "cores": cores().value,
-        "memory_bytes": memory().value,
-        "python": sys.version.split()[0],
-        "versions": versions,
-    }
-
-
 def rows(results: dict[str, Result]) -> Iterator[tuple[str, ...]]:
     """The table of throughput: one row for each system and shape."""
     for result in (result for name, result in results.items() if name.startswith("throughput")):
         base = result["systems"].get("tickertape, batch 8")
+        asked = (
+            f"{result['shape']}, {result['tokens']} tokens" if result["tokens"] else f"{result['shape']}, to the end"
+        )
         for name, one in result["systems"].items():
-            made = (
-                "-".join(str(count) for count in {min(one["tokens_made"]), max(one["tokens_made"])})
-                if one["tokens_made"]
-                else ""
-            )
+            made = one["tokens_made"]
             yield (
-                f"{result['shape']}, {result['tokens']} tokens",
+                asked,
                 name,
                 str(one["runs"]),
                 f"{one['windows']}",
-                made,
+                "-".join(str(count) for count in sorted({made[0], made[-1]})) if made else "",
                 f"{1000 * one['median_seconds'] / one['windows']:.0f}",
                 f"{one['speed']:.1f}",
                 f"{base['speed'] / one['speed']:.2f}" if base else "",
                 f"{one['peak_bytes'] / 2**20:.0f}",
             )
         for name, reason in result["skipped"].items():
-            yield (f"{result['shape']}, {result['tokens']} tokens", name, "0", "", "", "skipped", reason[:60], "", "")
+            yield (asked, name, "0", "", "", "skipped", reason[:60], "", "")
 
 
 HEADINGS = (
@@ -386,10 +308,7 @@ def report(results: dict[str, Result], where: Path | None, settings: Result) -> 
         lines = [
             f"# Engine benchmark, {document['date']}",
             "",
-            f"{facts['processor']}, {facts['cores']} cores "
-            f"({', '.join(facts['instruction_sets'])}); "
-            + ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-            + ".",
+            described(facts),
             "",
             "| " + " | ".join(HEADINGS) + " |",
             "|" + "---|" * len(HEADINGS),
@@ -422,13 +341,15 @@ def plan(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
     """Every measurement that was asked for, by name."""
     only, given = set(bench.given.only), bench.given
     for shape in given.shape:
-        if "throughput" in only:
+        if "throughput" in only and shape == TUNED:
+            yield f"throughput-{shape}-{texts.digest()[:12]}", lambda: throughput(bench, TUNED, None)
+        elif "throughput" in only:
             for tokens in given.tokens:
                 yield (
                     f"throughput-{shape}-{tokens}",
                     lambda shape=shape, tokens=tokens: throughput(bench, shape, tokens),
                 )
-        if "trimmed" in only:
+        if "trimmed" in only and shape != TUNED:
             yield f"trimmed-{shape}", lambda shape=shape: trimmed(bench, shape)
         if "memory" in only and shape == "base":
             yield f"memory-{shape}", lambda shape=shape: memory(bench, shape)
@@ -458,14 +379,21 @@ def main() -> None:
     parser.add_argument("--pause-limit", type=float, default=300, help="seconds in all, after which they run on")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tickertape-bench")
     parser.add_argument("--results", type=Path, help="folder for the JSON and the table, such as benchmarks/results")
+    parser.add_argument("--texts", action="store_true", help="compare texts on the demo checkpoint, and nothing else")
+    parser.add_argument("--sets", nargs="+", default=["known"], help="held-out sets for --texts")
+    parser.add_argument("--first", type=int, help="clips of each set for --texts; without, all")
     given = parser.parse_args()
+    settings: Result = {"threads": given.threads, "greedy": True, "timestamps": False}
+    if given.texts:
+        given.work.mkdir(parents=True, exist_ok=True)
+        texts.report(texts.compare(given.sets, given.first, given.threads, given.work), given.results, settings)
+        return
     bench = Bench(given)
     results = {}
     for name, measure in plan(bench):
         print(f"{name} ...", file=sys.stderr)
         results[name] = bench.kept(name, measure)
-    settings = {"threads": given.threads, "greedy": True, "timestamps": False, "encoder": "auto", "decoder": "int8"}
-    report(results, given.results, settings)
+    report(results, given.results, settings | {"encoder": "auto", "decoder": "int8"})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +36,16 @@ class Setup:
     batch: int
     tokens: int | None
     threads: int
+    context: str = "auto"  # Tickertape's windows: trimmed, full, or as the checkpoint declares
+    compute_type: str = "int8"  # of Tickertape's decoder
+    precision: str = "auto"  # of Tickertape's encoder
     language: str = "en"
+
+    @property
+    def never(self) -> list[int]:
+        """The tokens that the checkpoint wants never to be written; every system is given this list."""
+        settings = json.loads((self.checkpoint / "generation_config.json").read_text())
+        return list(settings.get("suppress_tokens") or ())
 
 
 class System(Protocol):
@@ -57,11 +66,17 @@ class Tickertape:
 
         self.counted: list[int] = []
         self.batch = setup.batch
-        self.engine = WhisperEngine.load(prepare(setup.checkpoint, cache=setup.cache), threads=setup.threads)
+        prepared = prepare(setup.checkpoint, cache=setup.cache, compute_type=setup.compute_type)
+        if setup.context != "auto":
+            prepared = replace(prepared, audio_context=setup.context)
+        self.engine = WhisperEngine.load(prepared, precision=setup.precision, threads=setup.threads)
         self.engine._decoder = _Counting(self.engine._decoder, self.counted)
-        checks: dict[str, Any] = {} if setup.tokens is None else {"no_speech_threshold": None}
         self.options = Options(
-            language=setup.language, timestamps=False, temperatures=(0.0,), max_new_tokens=setup.tokens, **checks
+            language=setup.language,
+            timestamps=False,
+            temperatures=(0.0,),
+            max_new_tokens=setup.tokens,
+            no_speech_threshold=None,
         )
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
@@ -97,13 +112,11 @@ class FasterWhisper:
             "without_timestamps": True,
             "vad_filter": False,
             "condition_on_previous_text": False,
+            "suppress_tokens": setup.never,
+            **dict.fromkeys(("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold")),
         }
-        if (
-            setup.tokens is not None
-        ):  # CTranslate2 makes half of `max_length` tokens; faster-whisper adds its prompt of 4
-            checks = dict.fromkeys(("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold"))
-            never = json.loads((setup.checkpoint / "generation_config.json").read_text())["suppress_tokens"]
-            self.settings |= {"max_new_tokens": 2 * setup.tokens - 4, "suppress_tokens": never, **checks}
+        if setup.tokens is not None:  # CTranslate2 makes half of `max_length`; faster-whisper adds its prompt of 4
+            self.settings |= {"max_new_tokens": 2 * setup.tokens - 4}
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
         return ["".join(segment.text for segment in self.model.transcribe(clip, **self.settings)[0]) for clip in clips]
@@ -197,11 +210,11 @@ class OpenAI:
             "without_timestamps": True,
             "fp16": False,
             "condition_on_previous_text": False,
+            "suppress_tokens": setup.never,
+            **dict.fromkeys(("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold")),
         }
         if setup.tokens is not None:
-            never = json.loads((setup.checkpoint / "generation_config.json").read_text())["suppress_tokens"]
-            checks = dict.fromkeys(("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold"))
-            self.settings |= {"sample_len": setup.tokens, "suppress_tokens": never, **checks}
+            self.settings |= {"sample_len": setup.tokens}
         _count_steps(self.model.decoder, self.counted)
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
@@ -310,11 +323,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=0, help="new tokens for each window; 0: until the text ends")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--context", choices=("auto", "full", "trimmed"), default="auto", help="Tickertape's windows")
+    parser.add_argument("--compute-type", default="int8", help="of Tickertape's decoder")
+    parser.add_argument("--precision", default="auto", help="of Tickertape's encoder")
     given = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     sys.stdout = sys.stderr  # libraries may print; the answers are ours
-    setup = Setup(given.checkpoint, given.cache, given.batch, given.tokens or None, given.threads)
-    system = SYSTEMS[given.system](setup)
+    settings = vars(given) | {"tokens": given.tokens or None}
+    system_name = settings.pop("system")
+    setup = Setup(**settings)
+    system = SYSTEMS[system_name](setup)
     print(
         json.dumps(
             {
