@@ -19,7 +19,7 @@ FLOORS = (
     ("headers", "audio", "vad", "weights", "convert", "encoder", "sources", "checkpoints", "tokens", "engine"),
     ("pipeline", "local"),
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
-     "visits", "api", "transcriber", "gate", "ui"),
+     "objects", "visits", "api", "transcriber", "gate", "ui"),
     ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "serving", "builders", "launch"),
     ("recordings", "outputs", "progress", "run", "inventory", "flags", "tools", "cli", "manual",
      "__init__", "__main__"),

@@ -60,7 +60,8 @@ def form_schema(task: Task) -> Json:
     properties = {name: _field_schema(name, field) for name, field in FIELDS.items() if name in names}
     return {
         "type": "object",
-        "required": ["file", "model"],
+        "required": ["model"],
+        "anyOf": [{"required": ["file"]}, {"required": ["file_url"]}],
         "properties": properties,
         "additionalProperties": False,
     }

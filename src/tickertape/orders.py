@@ -68,6 +68,8 @@ FIELDS: dict[str, Field] = {
     "hotwords": Field("Words to expect, given to the model as a prompt.", extension=True),
     "word_timestamps": Field("Word times: `words` in `verbose_json`, tighter cues in `srt` and `vtt`.", "boolean",
                              extension=True),
+    "file_url": Field("Where the recording lies, instead of `file`: `https://...` or `gs://bucket/object`, of a host "
+                      "or bucket that the server allows.", extension=True),
     "audio_format": Field("What headerless data is: `mulaw;rate=8000;channels=1`.", extension=True),
     "audio_track": Field("Which audio track, from 0. Absent: the first.", "integer", extension=True),
     "channels": Field("`split`: one speaker per channel.", choices=("mix", "split"), extension=True),
@@ -76,7 +78,8 @@ FIELDS: dict[str, Field] = {
 }  # fmt: skip
 
 CODES: dict[str, str] = {
-    "missing_field": "`file` or `model` is absent",
+    "missing_field": "`file` (or `file_url`) or `model` is absent",
+    "conflicting_field": "`file` and `file_url` together",
     "unknown_field": "a field that the form does not have",
     "duplicate_field": "a field was sent twice that may be sent once",
     "too_many_fields": "more than 64 parts",
@@ -94,7 +97,10 @@ CODES: dict[str, str] = {
     "invalid_include": "not `logprobs`, or not with `json`",
     "invalid_stream": "neither true nor false, or with a format that cannot be streamed",
     "invalid_chunking_strategy": "neither `auto` nor a proper `server_vad` object",
-    "unsupported_field": "a field that is not supported yet",
+    "unsupported_field": "a field that is not supported yet, or `file_url` where no host is allowed",
+    "invalid_file_url": "neither `https://HOST/...` nor `gs://BUCKET/OBJECT`, or not properly escaped",
+    "file_url_not_allowed": "a host or bucket that is not on the server's list, or one without a public address",
+    "file_url_failed": "the recording could not be fetched: refused, redirected, unreachable, or too slow",
     "prompt_too_long": "a prompt over 16 KiB",
     "invalid_vad": "neither true nor false",
     "invalid_word_timestamps": "neither true nor false",
@@ -120,6 +126,7 @@ class Order:
     channels: Literal["mix", "split"] = "mix"
     track: int | None = None
     audio_format: str | None = None
+    url: str | None = None  # where the recording is to be fetched
     notices: tuple[Notice, ...] = ()
 
 
@@ -141,11 +148,13 @@ def understand(form: Form, task: Task, models: Mapping[str, Model], *, beam_size
     """What the form asks for. Raises `OptionError`, `ModelNotFound` or `EmptyFile`."""
     values = {name: [value for value in sent if value] for name, sent in form.fields.items()}
     values = {name: sent for name, sent in values.items() if sent}
-    if form.file is None or "model" not in values:
-        missing = "file" if form.file is None else "model"
+    if (form.file is None and "file_url" not in values) or "model" not in values:
+        missing = "model" if form.file is not None or "file_url" in values else "file"
         raise OptionError(f"The field `{missing}` is missing.", missing, "missing_field")
     model = find_model(values["model"][0], models)
-    if not form.file.getbuffer().nbytes:
+    if form.file is not None and "file_url" in values:
+        raise OptionError("Send `file` or `file_url`, not both.", "file_url", "conflicting_field")
+    if form.file is not None and not form.file.getbuffer().nbytes:
         raise EmptyFile("The file is empty.")
     return _Reader(values, model, task, beam_size).order()
 
@@ -195,6 +204,7 @@ class _Reader:
             channels=cast(Literal["mix", "split"], self._choice("channels") or "mix"),
             track=None if "audio_track" not in self._values else self._integer("audio_track", 0, 255, 0),
             audio_format=self._one("audio_format"),
+            url=self._one("file_url"),
             notices=tuple(self._notices),
         )
 
