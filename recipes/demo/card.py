@@ -60,7 +60,7 @@ taken out of it: a run today draws other sentences from the same patterns.
 
 The encoder first learnt alone, by CTC over the letters of the spoken words; then the decoder learnt with it, half
 of the time with time tokens and half without, on windows of every length and on windows padded to 30 s
-(`audio_context: trimmed` in config.json). This checkpoint's first 95 minutes ran with AdamW alone and beside other jobs;
+(`audio_context: trimmed` in config.json). This checkpoint's first 95 minutes ran with AdamW alone, beside other jobs;
 the recipe changed to Muon after them.
 
 ## Tokens
