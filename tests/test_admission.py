@@ -114,6 +114,28 @@ async def test_the_door_closes_behind_those_inside() -> None:
     assert await door.emptied(0.01)
 
 
+async def test_work_inside_ends_with_the_grace() -> None:
+    """Work goes on behind a closed door; when the grace is over it is cancelled, has ended, and is told why."""
+    door = Door()
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    assert 7 == await door.during(asyncio.sleep(0, 7))
+    working = asyncio.ensure_future(door.during(work()))
+    door.close()
+    await asyncio.sleep(0.01)
+    assert not working.done()
+    door.end()
+    with pytest.raises(ShuttingDown):
+        await working
+    assert ended.is_set()
+
+
 def test_keys_are_stored_as_hashes(tmp_path: Path) -> None:
     """The file holds no key, is for its owner only, and the key made opens."""
     path = tmp_path / "keys.json"

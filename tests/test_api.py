@@ -736,6 +736,45 @@ async def test_draining_refuses_new_work_and_finishes_the_old() -> None:
         assert await draining
 
 
+async def test_what_outlasts_the_grace_is_told() -> None:
+    """When the grace ends first, a request gets 503 with Retry-After, and the room that it held is given back."""
+    api = caller()
+    api.engine.gate = threading.Event()
+    service = api.app.state.service
+    async with api.client:
+        accepted = asyncio.create_task(api.ask(headers={"idempotency-key": "k"}))
+        await asyncio.to_thread(api.engine.begun.wait, 300)
+        assert not await service.drain(0.01)
+        answer = await accepted
+        api.engine.gate.set()
+    assert (503, "shutting_down", None) == refusal(answer)
+    assert "2" == answer.headers["retry-after"]
+    assert (0, 0, 0.0) == (service.door.inside, service.uploads.taken, service.admission.in_flight)
+
+
+async def test_a_stream_that_outlasts_the_grace_ends_with_an_error() -> None:
+    """When the grace ends within a stream, its last event says so, and the answer is whole."""
+    gate, waiting = threading.Event(), threading.Event()
+
+    class Gated(FakeEngine):
+        def decode(self, windows: Any, options: Any) -> Any:
+            if windows[0].start > 0:
+                waiting.set()
+                gate.wait(300)
+            return super().decode(windows, options)
+
+    api = caller(models={"demo": model("demo", Gated())})
+    async with api.client:
+        sound = ("a.wav", wav(59.0, rate=8000), "audio/wav")
+        accepted = asyncio.create_task(api.ask({"stream": "true", "vad": "false"}, file=sound))
+        await asyncio.to_thread(waiting.wait, 300)
+        assert not await api.app.state.service.drain(0.2)
+        first, *_, last = events((await accepted).text)
+        gate.set()
+    assert ("transcript.text.delta", "error", "shutting_down") == (first["type"], last["type"], last["error"]["code"])
+    assert ("shutting_down", 503) == (api.log[-1]["code"], api.log[-1]["status"])
+
+
 async def test_one_idempotency_key_is_one_computation() -> None:
     """Row 77: the same request under one key is computed once, at once and later, with the same body."""
     api = caller()
