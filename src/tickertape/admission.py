@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 
@@ -206,7 +206,7 @@ class Door:
             if not self._inside:
                 self._empty.set()
 
-    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+    async def during(self, work: Awaitable[T]) -> T:
         """Do the work unless the grace ends first. Raises `ShuttingDown`; the work is cancelled then, and has ended."""
         working = asyncio.ensure_future(work)
         ending = asyncio.ensure_future(self._over.wait())
@@ -219,6 +219,15 @@ class Door:
             working.cancel()
             ending.cancel()
             await asyncio.gather(working, ending, return_exceptions=True)
+
+    async def each(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The items as they come. Raises `ShuttingDown` when the grace ends first."""
+        while True:
+            try:
+                item = await self.during(anext(items))
+            except StopAsyncIteration:
+                return
+            yield item
 
     async def emptied(self, grace: float) -> bool:
         """Wait until nobody is inside, at most `grace` seconds; whether that came to be."""
