@@ -31,7 +31,7 @@ PLAIN = CloudRun(project="my-project", region="europe-west1", tag="1")
 FULL = CloudRun(
     project="my-project", region="europe-west4", tag="1", gpu="nvidia-l4", memory="32Gi", concurrency=16,
     min_instances=1, service_account="tape@my-project.iam.gserviceaccount.com", keys_secret="keys", bucket="models",  # noqa: S106 - a name
-    model="calls", allow_unauthenticated=True, ray=False,
+    model="calls", allow_unauthenticated=True, ray=False, object_hosts="gs://calls,store.example",
 )  # fmt: skip
 CLUSTER = KubeRay(namespace="speech", image="registry.example/tickertape:1")
 FULL_CLUSTER = KubeRay(
@@ -40,6 +40,7 @@ FULL_CLUSTER = KubeRay(
     claim="models",
     model="calls",
     keys_secret="keys",  # noqa: S106 - a name
+    object_hosts="gs://calls,store.example",
     gpus=1,
 )
 
@@ -103,6 +104,7 @@ def test_everything_that_was_asked_for_is_in_the_service() -> None:
     assert environment["TICKERTAPE_MODEL"] == "/srv/bucket/calls"
     assert environment["TICKERTAPE_KEYS_FILE"] == "/etc/tickertape/keys.json"
     assert environment["TICKERTAPE_RAY"] == "false"
+    assert environment["TICKERTAPE_OBJECT_HOSTS"] == "gs://calls,store.example"
 
 
 @pytest.mark.parametrize("wanted", [PLAIN, FULL], ids=["plain", "full"])
@@ -288,7 +290,18 @@ def test_a_rehearsal_runs_nothing(programs: Programs, capsys: pytest.CaptureFixt
         ("gcloud services list", "ERROR: PERMISSION_DENIED: Service Usage API has not been used in project 1 before",
          "gcloud services enable run.googleapis.com cloudbuild.googleapis.com artifactregistry.googleapis.com"),
         ("gcloud builds submit", "ERROR: (gcloud.builds.submit) build 1234 completed with status \"FAILURE\"",
-         "building the image: failed. ERROR: (gcloud.builds.submit) build 1234 completed with status \"FAILURE\""),
+         "building the image: Cloud Build could not build the image; its log above says why."),
+        ("gcloud builds submit", "ERROR: a surprise", "building the image: failed. ERROR: a surprise"),
+        ("gcloud builds submit", "ERROR: PERMISSION_DENIED: This API method requires billing to be enabled",
+         "building the image: The project has no billing account."),
+        ("gcloud services list", "HTTPSConnectionPool: Failed to establish a new connection: Name or service not known",
+         "looking for the APIs: Google Cloud cannot be reached from here"),
+        ("gcloud artifacts repositories describe", "ERROR: INVALID_ARGUMENT: Location mars-1 is not found or supported",
+         "Google Cloud knows no such region"),
+        ("gcloud run services replace", "PERMISSION_DENIED: Permission 'iam.serviceaccounts.actAs' denied on service",
+         "deploying: The account may not act as the service's own"),
+        ("gcloud run services replace", "Secret projects/1/secrets/keys/versions/latest was not found",
+         "deploying: The secret of --keys-secret is missing"),
         ("gcloud builds submit", "ERROR: FAILED_PRECONDITION: due to quota restrictions, cannot run builds",
          "building the image: The project's quota is too small."),
         ("gcloud run services replace", "Quota violated:\nCpuAllocPerProjectRegion requested: 60000 allowed: 20000",
@@ -419,6 +432,8 @@ def test_the_configuration_builds_the_applications(name: str) -> None:
     }
     bound = getattr(builders, name)(config["applications"][0]["args"])
     assert {"api": "tickertape", "page": "page"}[name] == bound._bound_deployment.name
+    ingress = bound._bound_deployment
+    assert config["applications"][0]["args"]["object_limit"] == ingress.init_args[1].object_limit
     if name == "api":
         (engine,) = bound._bound_deployment.init_args[0].values()
         scaling = engine._bound_deployment._deployment_config.autoscaling_config
@@ -436,7 +451,21 @@ def test_a_cluster_deployment(programs: Programs, capsys: pytest.CaptureFixture[
         "kubectl wait --namespace=speech --for=condition=Ready rayservice/tickertape --timeout=15m",
     ]
     assert CLUSTER.files()["kuberay.yaml"] == Path("deploy/kuberay.yaml").read_text()
-    assert "kubectl port-forward --namespace=speech service/tickertape-serve-svc 8080:8080" in capsys.readouterr().out
+    assert "kubectl port-forward --namespace=speech service/tickertape 8080:8080" in capsys.readouterr().out
+
+
+def test_requests_enter_by_ingress_pods() -> None:
+    """The Service that callers use picks the ingress pods and no others, on the port where their proxies listen."""
+    (service,) = [document for document in CLUSTER.documents() if document["kind"] == "Service"]
+    picked = [
+        template["metadata"]["labels"]["app.kubernetes.io/component"]
+        for template in _templates(CLUSTER)
+        if service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    ]
+    assert picked == ["ingress"]
+    port = service["spec"]["ports"][0]["targetPort"]
+    ingress = _ray_service(CLUSTER)["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]
+    assert port in {entry["containerPort"] for entry in ingress["spec"]["containers"][0]["ports"]}
 
 
 @pytest.mark.parametrize(
@@ -459,10 +488,15 @@ def test_failures_of_a_cluster_say_what_to_do(
 
 
 def test_contradictions_are_refused() -> None:
-    """Fewer engines at most than at least, and an absolute folder in a claim, are refused."""
-    for knobs in ({"engines": 5, "engines_max": 4}, {"claim": "models", "model": "/srv/models/demo"}):
+    """Fewer engines at most than at least, an absolute folder in a claim, and hosts that are none, are refused."""
+    wrong = (
+        {"engines": 5, "engines_max": 4},
+        {"claim": "models", "model": "/srv/models/demo"},
+        {"object_hosts": "https://a.example"},
+    )
+    for knobs in wrong:
         with pytest.raises(OptionError):
-            KubeRay(**{"namespace": "n", "image": "i", **knobs})  # type: ignore[arg-type]
+            KubeRay(**{"namespace": "n", "image": "i", **knobs}).files()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("text", "size"), [("4Gi", 4 * 2**30), ("512Mi", 2**29), ("2G", 2 * 10**9), ("7", 7)])

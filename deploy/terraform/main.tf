@@ -8,6 +8,7 @@ locals {
       TICKERTAPE_BODY_LIMIT = "33554432"
     },
     var.gpu == "" ? {} : { TICKERTAPE_GPUS_PER_REPLICA = "1" },
+    var.object_hosts == "" ? {} : { TICKERTAPE_OBJECT_HOSTS = var.object_hosts },
     var.bucket == "" ? {} : { TICKERTAPE_MODEL = "/srv/bucket/${var.model}" },
     var.keys_secret == "" ? {} : { TICKERTAPE_KEYS_FILE = "/etc/tickertape/keys.json" },
   )

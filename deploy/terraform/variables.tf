@@ -93,6 +93,12 @@ variable "bucket" {
   default     = ""
 }
 
+variable "object_hosts" {
+  description = "Hosts, and buckets as gs://NAME, whose recordings callers may name instead of sending them; with commas."
+  type        = string
+  default     = ""
+}
+
 variable "ray" {
   description = "Engines in processes of their own, or all in one."
   type        = bool

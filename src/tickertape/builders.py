@@ -30,5 +30,5 @@ def page(args: Mapping[str, Any]) -> Any:
 
 
 def _bound(wanted: str, args: Mapping[str, Any]) -> Any:
-    settings = Settings.model_validate(args).resolve()
+    settings = Settings.of(args).resolve()
     return {name: bound for name, _, bound in applications(sources(settings), settings)}[wanted]

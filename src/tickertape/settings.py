@@ -160,8 +160,13 @@ class Settings(BaseSettings):
         Raises `OptionError` for names and values that are not allowed, a misspelt variable included.
         """
         given = {name: value for name, value in flags.items() if value is not None}
+        return cls.of({**_from_file(file), **_from_environment(), **given})
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """These values and the defaults, whatever the environment holds. Raises `OptionError`."""
         try:
-            return cls(**{**_from_file(file), **_from_environment(), **given})
+            return cls(**values)
         except ValidationError as error:
             raise _explain(error) from error
 

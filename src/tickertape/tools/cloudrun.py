@@ -46,6 +46,7 @@ class CloudRun:
     service_account: str = ""
     keys_secret: str = ""
     bucket: str = ""
+    object_hosts: str = ""  # separated by commas
     ray: bool = True
 
     def __post_init__(self) -> None:
@@ -67,7 +68,8 @@ class CloudRun:
     def settings(self) -> Settings:
         """What the service will derive in such a container."""
         cores = Detected(self.cpu, "--cpu")
-        return Settings.model_validate({}).resolve(cores, Detected(memory_bytes(self.memory, "memory"), "--memory"))
+        wanted = Settings.of({"object_hosts": self.object_hosts})
+        return wanted.resolve(cores, Detected(memory_bytes(self.memory, "memory"), "--memory"))
 
     def files(self) -> dict[str, str]:
         """The service for `gcloud run services replace`, and the build for `gcloud builds submit`."""
@@ -162,6 +164,7 @@ class CloudRun:
             "TICKERTAPE_RAY": str(self.ray).lower(),
             "TICKERTAPE_BODY_LIMIT": str(largest),
             **({"TICKERTAPE_GPUS_PER_REPLICA": "1"} if self.gpu else {}),
+            **({"TICKERTAPE_OBJECT_HOSTS": self.object_hosts} if self.object_hosts else {}),
             **({"TICKERTAPE_MODEL": f"{BUCKET}/{self.model}"} if self.bucket else {}),
             **({"TICKERTAPE_KEYS_FILE": f"{KEYS}/keys.json"} if self.keys_secret else {}),
         }

@@ -24,6 +24,8 @@ class CommandFailed(CallerError):
 
 # What the programs say: the code, what it means, and how it is mended. The first that matches counts.
 CAUSES = (
+    (r"Failed to establish a new connection|Name or service not known|Network is unreachable|Unable to find the server",
+     "offline", "Google Cloud cannot be reached from here; look at the network or the proxy."),
     (r"gcloud auth login|active account|[Rr]eauthentication|invalid_grant|credentials.*(expired|revoked)",
      "not_logged_in", "gcloud is not logged in. Run: gcloud auth login"),
     (r"SERVICE_DISABLED|has not been used in project|API .*(disabled|not enabled)",
@@ -31,15 +33,27 @@ CAUSES = (
     (r"RESOURCE_EXHAUSTED|[Qq]uota",
      "quota", "The project's quota is too small. Take fewer instances, less CPU or another region, or ask for more: "
      "https://cloud.google.com/run/quotas"),
+    (r"BILLING_DISABLED|[Bb]illing (account|to be enabled)",
+     "no_billing", "The project has no billing account. Link one: https://console.cloud.google.com/billing/linkedaccount"),
+    (r"iam\.service[aA]ccounts\.actAs",
+     "no_act_as", "The account may not act as the service's own; ask for roles/iam.serviceAccountUser on it."),
+    (r"organization policy|constraints/",
+     "org_policy", "The organisation's policy forbids it; ask who runs it, or leave --allow-unauthenticated away."),
+    (r"[Ss]ecret.*(not found|[Pp]ermission|denied)",
+     "no_secret", "The secret of --keys-secret is missing, or the service's account lacks "
+     "roles/secretmanager.secretAccessor on it."),
+    (r"build [0-9a-f-]+ completed with status|BUILD FAILURE|ERROR: build step",
+     "build_failed", "Cloud Build could not build the image; its log above says why. It is kept: gcloud builds list"),
     (r"PERMISSION_DENIED|does not have permission|\(Forbidden\)|is forbidden",
      "permission_denied", "The account may not do this; ask whoever runs the project for the role."),
-    (r"BILLING_DISABLED|[Bb]illing account", "no_billing", "The project has no billing account."),
     (r"failed to start and listen|user-provided container failed|STARTUP.*probe",
      "not_ready", "The container did not become ready in time. Its log says why."),
     (r"connection to the server|Unable to connect|no such host|context .* does not exist|no configuration has been",
      "no_cluster", "kubectl reaches no cluster. Choose one: kubectl config use-context NAME, or --context"),
     (r"no matches for kind|\"rayservices.ray.io\" not found",
      "no_kuberay", "The cluster does not have KubeRay. Install its operator first."),
+    (r"[Ii]nvalid (region|location)|[Ll]ocation .* (is not|not) (found|valid|supported)|not a valid (region|location)",
+     "no_region", "Google Cloud knows no such region; gcloud run regions list names them."),
     (r"NOT_FOUND", "not_found", "Google Cloud does not know it; check the project's name and the region."),
     (r"timed out waiting", "not_ready", "The service did not become ready in time. kubectl describe says why."),
 )  # fmt: skip

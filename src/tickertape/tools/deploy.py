@@ -55,6 +55,9 @@ Unauthenticated = Annotated[bool, typer.Option(
 ServiceAccount = Annotated[str, typer.Option(
     "--service-account", metavar="EMAIL", help="Account that the service runs as. Without: the project's default.")]
 Bucket = Annotated[str, typer.Option("--bucket", help="Bucket with prepared checkpoints, mounted read-only.")]
+ObjectHosts = Annotated[str, typer.Option(
+    "--object-hosts", metavar="NAME,...", help="Hosts, and buckets as gs://NAME, whose recordings callers may name "
+    "instead of sending them. Without: none.")]
 Ray = Annotated[bool, typer.Option("--ray/--no-ray", help="Engines in processes of their own, or all in one.")]
 Tag = Annotated[str, typer.Option("--tag", help="Tag of the image. Without: the time.")]
 Namespace = Annotated[str, typer.Option("--namespace", help="Namespace; created if it is missing.")]
@@ -91,6 +94,7 @@ def cloud_run(  # noqa: PLR0917 - typer passes them all by name
     service_account: ServiceAccount = "",
     keys_secret: KeysSecret = "",
     bucket: Bucket = "",
+    object_hosts: ObjectHosts = "",
     ray: Ray = True,
     tag: Tag = "",
     output: Output = Path("deploy"),
@@ -113,7 +117,8 @@ def cloud_run(  # noqa: PLR0917 - typer passes them all by name
         cpu=cpu or (GPU_CPU if gpu else CPU), memory=memory or (GPU_MEMORY if gpu else MEMORY),
         max_instances=max_instances, min_instances=min_instances, gpu=gpu, concurrency=concurrency,
         allow_unauthenticated=allow_unauthenticated, service_account=service_account, keys_secret=keys_secret,
-        bucket=bucket, ray=ray, tag=tag or datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S"),
+        bucket=bucket, object_hosts=object_hosts, ray=ray,
+        tag=tag or datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S"),
     )  # fmt: skip
     _check_model(wanted)
     _write(output, wanted.files())
@@ -140,6 +145,7 @@ def kuberay(  # noqa: PLR0917 - typer passes them all by name
     gpus: Gpus = 0,
     claim: Claim = "",
     keys_secret: KeysSecret = "",
+    object_hosts: ObjectHosts = "",
     context: Context = "",
     output: Output = Path("deploy"),
     dry_run: DryRun = False,
@@ -156,7 +162,8 @@ def kuberay(  # noqa: PLR0917 - typer passes them all by name
 
     wanted = KubeRay(
         namespace=namespace, image=image, name=name, model=model, engines=engines, engines_max=engines_max, cpu=cpu,
-        memory=memory, ingresses=ingresses, gpus=gpus, claim=claim, keys_secret=keys_secret, context=context,
+        memory=memory, ingresses=ingresses, gpus=gpus, claim=claim, keys_secret=keys_secret,
+        object_hosts=object_hosts, context=context,
     )  # fmt: skip
     _write(output, wanted.files())
     commands = wanted.commands(output.as_posix())

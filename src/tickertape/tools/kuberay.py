@@ -3,6 +3,9 @@
 head pod            Ray's books and the autoscaler; takes no work
 ingress pods        the HTTP proxy, API replicas, the page's one replica
 engine pods         one engine each; Ray's autoscaler adds and removes them
+
+Requests enter by the ingress pods only. Ray has a proxy on every node that holds a replica, and KubeRay's own Service
+sends requests to all of them: an engine's pod would take connections with it when it goes.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ RESTRICTED = {  # Kubernetes' "restricted" pod security, and a file system that 
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 DERIVED = (
-    "threads", "cpus_per_replica", "batch", "decode_threads", "body_limit", "upload_room", "max_audio_seconds",
-    "audio_seconds_in_flight",
+    "threads", "cpus_per_replica", "batch", "decode_threads", "body_limit", "object_limit", "upload_room",
+    "max_audio_seconds", "audio_seconds_in_flight",
 )  # fmt: skip
 
 
@@ -59,6 +62,7 @@ class KubeRay:
     gpus: int = 0
     claim: str = ""
     keys_secret: str = ""
+    object_hosts: str = ""  # separated by commas
     context: str = ""
 
     def __post_init__(self) -> None:
@@ -84,8 +88,9 @@ class KubeRay:
             "threads": self.cpu,
             "decode_threads": INGRESS_CPU,
             "keys_file": f"{KEYS}/keys.json" if self.keys_secret else None,
+            "object_hosts": self.object_hosts,
         }
-        return Settings.model_validate(wanted).resolve(
+        return Settings.of(wanted).resolve(
             Detected(self.cpu, "--cpu"), Detected(memory_bytes(INGRESS_MEMORY, "memory"), "an ingress pod's")
         )
 
@@ -102,21 +107,24 @@ class KubeRay:
             "whether the cluster has KubeRay": (*kubectl, "get", "crd", "rayservices.ray.io", "--output=name"),
             "deploy": (*kubectl, "apply", f"--filename={folder}/{FILE}"),
             "wait": (*kubectl, "wait", inside, ready, f"rayservice/{self.name}", f"--timeout={PATIENCE}"),
-            "reach it": (*kubectl, "port-forward", inside, f"service/{self.name}-serve-svc", f"{PORT}:{PORT}"),
+            "reach it": (*kubectl, "port-forward", inside, f"service/{self.name}", f"{PORT}:{PORT}"),
             "the logs": (*kubectl, "logs", inside, f"--selector={_LABEL}={self.name}", "--prefix=false", "--tail=100"),
         }
 
     def documents(self) -> list[dict[str, Any]]:
-        """Namespace, service, disruption budgets, network policy."""
+        """Namespace, Ray's service, the way in, disruption budgets, network policy."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
-        return [space, self._ray_service(), *map(self._budget, ("ingress", "engine")), self._network_policy()]
+        budgets = map(self._budget, ("ingress", "engine"))
+        return [space, self._ray_service(), self._way_in(), *budgets, self._network_policy()]
 
     def serve_config(self) -> dict[str, Any]:
         """What Ray Serve is to run: the same applications as `tickertape serve`, ingress kept to its pods."""
         args: dict[str, Any] = {"models": list(self.settings.models)}
         for name in (*DERIVED, "engine_replicas", "engine_replicas_max", "api_replicas", "gpus_per_replica"):
             args[name] = getattr(self.settings, name)
+        if self.settings.object_hosts:
+            args["object_hosts"] = list(self.settings.object_hosts)
         if self.settings.keys_file:
             args["keys_file"] = str(self.settings.keys_file)
         return {
@@ -154,6 +162,18 @@ class KubeRay:
                 "excludeHeadPodFromServeSvc": True,
                 "serveConfigV2": dumped(self.serve_config()),
                 "rayClusterConfig": cluster,
+            },
+        }
+
+    def _way_in(self) -> dict[str, Any]:
+        """The Service that callers use. An ingress pod is ready when its proxy has somewhere to send requests."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": self.name, "namespace": self.namespace, "labels": {_LABEL: self.name}},
+            "spec": {
+                "selector": {_LABEL: self.name, _PART: "ingress"},
+                "ports": [{"name": "http", "port": PORT, "targetPort": PORT}],
             },
         }
 
