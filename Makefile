@@ -33,10 +33,13 @@ lock: $(VENV)/.test ## Lock the packages of the image anew
 	printf 'nvidia-cublas-cu12>=12.4\nnvidia-cudnn-cu12>=9,<10\n' | \
 		$(BIN)/uv pip compile - --output-file deploy/cuda.lock $(LOCK)
 
-sbom: $(VENV)/.serve ## List what the service is made of, libraries inside wheels included: build/sbom.json
-	$(BIN)/python -m pip install --quiet --editable '.[serve,sbom]'
-	mkdir -p build
-	$(BIN)/python deploy/sbom.py > build/sbom.json
+sbom: $(VENV)/.test ## List what the image is made of, libraries inside wheels included: build/sbom.json
+	rm -rf build/serving
+	$(PYTHON) -m venv --without-pip build/serving
+	$(BIN)/python -m pip --python build/serving/bin/python install --quiet --require-hashes --only-binary=:all: \
+		--requirement deploy/requirements.lock
+	$(BIN)/python -m pip --python build/serving/bin/python install --quiet --no-deps .
+	$(BIN)/python deploy/sbom.py build/serving/bin/python > build/sbom.json
 
 image-test: ## Build the image and try it, without Docker; needs root on Debian, and ten minutes
 	MODEL="$(or $(MODEL),checkpoint)" tests/image/build.sh
@@ -55,7 +58,7 @@ $(VENV)/.serve: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[serve,test,schemas,lint,reference]'
+	$(BIN)/python -m pip install --quiet --editable '.[serve,test,schemas,sbom,lint,reference]'
 	touch $@
 
 $(BIN)/python:

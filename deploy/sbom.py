@@ -3,7 +3,8 @@
     python deploy/sbom.py [PYTHON] > sbom.json       PYTHON: whose packages; without, this one's
 
 cyclonedx-py lists the packages. Wheels also bring libraries that no package manager knows (FFmpeg, OpenSSL, oneTBB):
-each file is added as a component with its hash, below the package that installed it.
+each file is added as a component with its hash, below the package that installed it. What the image leaves out
+(left-out.txt) is left out here.
 """
 
 from __future__ import annotations
@@ -13,25 +14,33 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 LIBRARY = re.compile(r"\.so(\.\d+)*$")
-BUNDLED = re.compile(r"(\.libs|/lib|/libs)/[^/]+$")  # where wheels keep what is not a module of their own
+MODULE = re.compile(r"\.(cpython-\w+-[\w-]+|abi3)\.so$")  # a package's own, which its version tells
+LEFT_OUT = Path(__file__).with_name("left-out.txt")
 
 
 def main(python: str = sys.executable) -> None:
     """Print the bill."""
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", python]
     bill = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
-    packages = {component["name"].lower(): component for component in bill.get("components", [])}
+    packages = {_normal(component["name"]): component for component in bill.get("components", [])}
+    left_out = _left_out()
     for distribution in distributions(path=_paths(python)):
-        libraries = _libraries(distribution)
-        if libraries and (package := packages.get(distribution.name.lower())):
+        libraries = list(_libraries(distribution, left_out))
+        if libraries and (package := packages.get(_normal(distribution.name))):
             package.setdefault("components", []).extend(libraries)
     json.dump(bill, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def _normal(name: str) -> str:
+    """A package's name as PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _paths(python: str) -> list[str]:
@@ -41,19 +50,33 @@ def _paths(python: str) -> list[str]:
     return sorted(set(json.loads(printed)))
 
 
-def _libraries(distribution: Distribution) -> list[dict[str, Any]]:
+def _left_out() -> list[str]:
+    """The patterns of left-out.txt."""
+    lines = (line.partition("#")[0].strip() for line in LEFT_OUT.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _libraries(distribution: Distribution, left_out: list[str]) -> Iterator[dict[str, Any]]:
     """The shared libraries that a package brought, as components."""
-    found = []
     for file in sorted(distribution.files or [], key=str):
-        if LIBRARY.search(file.name) and BUNDLED.search(str(file)):
-            path = Path(str(distribution.locate_file(file)))
-            if path.is_file():
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                found.append({
-                    "type": "file", "name": str(file), "bom-ref": f"{distribution.name}/{file}",
-                    "hashes": [{"alg": "SHA-256", "content": digest}],
-                })  # fmt: skip
-    return found
+        if not LIBRARY.search(file.name) or MODULE.search(file.name) or _matches(file, left_out):
+            continue
+        path = Path(str(distribution.locate_file(file)))
+        if path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            yield {
+                "type": "file", "name": str(file), "bom-ref": f"{distribution.name}/{file}",
+                "hashes": [{"alg": "SHA-256", "content": digest}],
+            }  # fmt: skip
+
+
+def _matches(file: PurePath, patterns: list[str]) -> bool:
+    """Whether a pattern means this file or a folder above it."""
+    return any(
+        PurePath(*file.parts[: len(PurePath(pattern).parts)]).match(pattern)
+        for pattern in patterns
+        if len(file.parts) >= len(PurePath(pattern).parts)
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Build the image as deploy/Dockerfile says, then try it: `make image-test`, or `make image-test MODEL=./my-checkpoint`.
 #
+#   tests/image/build.sh            the base image if it is missing, the image, the trial
+#   tests/image/build.sh again      only the trial, on what was built last: two minutes on a quiet machine
+#   tests/image/build.sh load       what was built last, within 4 GiB and 2 processors, with a model of base shape
+#
 # Needs root on Debian and the package indexes, but neither Docker nor a registry: the base image is made by debootstrap
 # and given the name that the Dockerfile asks for. Certificates and pip's settings of this machine go into that base.
+# The base and the steps that are finished are kept below build/image; `rm -rf build/image` begins anew.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -10,18 +15,22 @@ model=${MODEL-checkpoint}
 work=${IMAGE_TEST_FOLDER:-$PWD/build/image}
 base=$(sed -n 's/^ARG BASE=//p' deploy/Dockerfile)
 image=localhost/tickertape-test
-buildah=(buildah --root "$work/storage" --runroot "$work/run" --storage-driver vfs)
+driver=vfs  # copies the whole root for each step, but works everywhere
+! grep -qw overlay /proc/filesystems || driver=${IMAGE_TEST_DRIVER:-overlay}
+buildah=(buildah --root "$work/storage" --runroot "$work/run" --storage-driver "$driver")
 export BUILDAH_ISOLATION=chroot
 
-missing=()
-for package in buildah debootstrap; do command -v $package >/dev/null || missing+=("$package"); done
-if [ ${#missing[@]} -gt 0 ]; then
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
-mkdir -p "$work"
+have_tools() {
+    local missing=() package
+    for package in buildah debootstrap; do command -v $package >/dev/null || missing+=("$package"); done
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    fi
+}
 
-if ! "${buildah[@]}" inspect --type image "$base" >/dev/null 2>&1; then
+make_base() {
+    local container
     echo "making the base image"
     if [ ! -e "$work/base.done" ]; then  # one that was interrupted is made anew
         rm -rf "$work/base"
@@ -36,16 +45,48 @@ if ! "${buildah[@]}" inspect --type image "$base" >/dev/null 2>&1; then
     "${buildah[@]}" config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     "${buildah[@]}" commit --quiet --rm "$container" "$base" >/dev/null
     rm -rf "$work/base" "$work/base.done"
-fi
+}
 
-echo "building the image"
-"${buildah[@]}" bud --quiet --pull-never --format docker --file deploy/Dockerfile --tag "$image" \
-    --build-arg MODEL="$model" --build-arg REVISION="$(git rev-parse HEAD)" . >/dev/null
-"${buildah[@]}" inspect --type image "$image" >"$work/image.json"
-container=$("${buildah[@]}" from --pull-never "$image")
-trap '"${buildah[@]}" rm "$container" >/dev/null' EXIT
-root=$("${buildah[@]}" mount "$container")
+build() {
+    echo "building the image; what the steps print is in $work/build.log"
+    "${buildah[@]}" bud --layers --pull-never --format docker --file deploy/Dockerfile --tag "$image" \
+        --build-arg MODEL="$model" --build-arg REVISION="$(git rev-parse HEAD)" . >"$work/build.log" 2>&1 \
+        || { tail -n 30 "$work/build.log" >&2; exit 1; }
+    "${buildah[@]}" inspect --type image "$image" >"$work/image.json"
+    "${buildah[@]}" rm --all >/dev/null
+    "${buildah[@]}" from --pull-never --name tickertape-trial "$image" >/dev/null
+}
 
-echo "trying the image"
-unshare --net --mount --pid --fork --kill-child --mount-proc \
-    python3 tests/image/check.py "$root" "$work/image.json" "$work/result.json"
+# A prepared checkpoint of base shape with random weights, made once.
+make_model() {
+    [ -e "$work/model.done" ] && return
+    rm -rf "$work/model" "$work/prepared"
+    .venv/bin/python -c "from pathlib import Path; from tests.checkpoint_factory import make_checkpoint
+make_checkpoint(Path('$work/model'), 'base')"
+    XDG_CACHE_HOME=$work/prepared .venv/bin/tickertape prepare "$work/model" --compute-type int8 --quiet >"$work/model.done"
+}
+
+apart() {  # namespaces of its own, which take all that runs in them with them
+    unshare --net --mount --pid --fork --kill-child --mount-proc python3 -m "$@"
+}
+
+mkdir -p "$work"
+case "${1-}" in
+"" | again)
+    if [ "${1-}" != again ]; then
+        have_tools
+        "${buildah[@]}" inspect --type image "$base" >/dev/null 2>&1 || make_base
+        build
+    fi
+    echo "trying the image"
+    apart tests.image.check "$("${buildah[@]}" mount tickertape-trial)" "$work/image.json" "$work/result.json"
+    ;;
+load)
+    make_model
+    apart tests.image.load "$("${buildah[@]}" mount tickertape-trial)" "$work/image.json" "$work/load.json" "$(cat "$work/model.done")"
+    ;;
+*)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
