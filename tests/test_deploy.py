@@ -487,6 +487,14 @@ def test_failures_of_a_cluster_say_what_to_do(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("wanted", "addresses"), [(CLUSTER, 0), (FULL_CLUSTER, 2)], ids=["plain", "buckets"])
+def test_only_buckets_open_the_way_to_a_token(wanted: KubeRay, addresses: int) -> None:
+    """Pods may ask the metadata server who they are exactly if objects of buckets are to be fetched."""
+    (policy,) = [document for document in wanted.documents() if document["kind"] == "NetworkPolicy"]
+    blocks = [to for rule in policy["spec"]["egress"] for to in rule.get("to", []) if "ipBlock" in to]
+    assert addresses == len(blocks)
+
+
 def test_contradictions_are_refused() -> None:
     """Fewer engines at most than at least, an absolute folder in a claim, and hosts that are none, are refused."""
     wrong = (

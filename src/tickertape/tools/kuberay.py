@@ -40,6 +40,9 @@ RESTRICTED = {  # Kubernetes' "restricted" pod security, and a file system that 
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+METADATA = [  # where Google's pods get their tokens, before and behind GKE's own server
+    {"ipBlock": {"cidr": "169.254.169.254/32"}}, {"ipBlock": {"cidr": "169.254.169.252/32"}},
+]  # fmt: skip
 DERIVED = (
     "threads", "cpus_per_replica", "batch", "decode_threads", "body_limit", "object_limit", "upload_room",
     "max_audio_seconds", "audio_seconds_in_flight",
@@ -250,7 +253,8 @@ class KubeRay:
         }
 
     def _network_policy(self) -> dict[str, Any]:
-        """The API is open to the cluster, the dashboard to KubeRay; out go only names and the Kubernetes API."""
+        """The API is open to the cluster, the dashboard to KubeRay; out go only names, the Kubernetes API and https."""
+        buckets = any(entry.startswith("gs://") for entry in self.settings.object_hosts)
         own = {"podSelector": {"matchLabels": {_LABEL: self.name}}}
         operator = {
             "namespaceSelector": {},
@@ -271,6 +275,7 @@ class KubeRay:
                 "egress": [
                     {"to": [own]},
                     {"ports": [*_allowed("UDP", 53), *_allowed("TCP", 53, 443, 6443)]},
+                    *([{"to": METADATA, "ports": _allowed("TCP", 80, 988)}] if buckets else []),
                 ],
             },
         }
