@@ -460,3 +460,6 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
     "mp3_tag": lambda: _compressed_tag(100_000_000) + recording("mp3", 1.0),
     "wav_tag": lambda: _tagged_wav(100_000_000),
 }
+
+# Recordings that are merely long.
+LONG: dict[str, Callable[[], bytes]] = {"half_hour": lambda: _long("adts", 1800)}

@@ -187,7 +187,7 @@ def _run(job: _Job, salvage: bool = False) -> _Result:
         sink = _Sink(job.limits, split=job.split, expected=declared)
         pump = _Pump(stream, sink)
         packets = _salvaged(job, container, stream) if salvage else _packets(container, stream, pump.damage)
-        pump.run(packets, look_ahead=lambda: _measure(job, stream.index, pump.decoded, sink.seconds))
+        pump.run(packets, look_ahead=lambda: sink.expect(_measure(job, stream.index, pump.decoded, sink.seconds)))
     samples = sink.finish()
     heard = (samples.shape[1] - sink.silent) / SAMPLE_RATE
     bad = bool(sink.replaced) and sink.replaced == sink.seen
@@ -541,8 +541,8 @@ def _salvaged(job: _Job, container: Any, stream: Any) -> Iterator[Any]:
         yield packet
 
 
-def _measure(job: _Job, index: int, packets: int, seconds: float) -> None:
-    """Count the recording's packets without decoding them, and refuse it if they come to more than the limit.
+def _measure(job: _Job, index: int, packets: int, seconds: float) -> float:
+    """Count the recording's seconds without decoding its packets, and refuse it if they come to more than the limit.
 
     Declared durations can lie, and decoding hours of silence to find out takes seconds and gigabytes. Durations of
     packets can lie as well: what the first `packets` gave when decoded, `seconds`, tells how far to believe them.
@@ -560,6 +560,7 @@ def _measure(job: _Job, index: int, packets: int, seconds: float) -> None:
             if stated * scale > job.limits.max_seconds:
                 break
     _check_length(stated * scale, job.limits)
+    return stated * scale
 
 
 _DTYPES = {
@@ -595,6 +596,10 @@ class _Sink:
     def seconds(self) -> float:
         """Written so far."""
         return self._length / SAMPLE_RATE
+
+    def expect(self, seconds: float) -> None:
+        """Make room for so many seconds the next time there is none: growing by steps would hold the audio twice."""
+        self._capacity = max(self._capacity, int(seconds * SAMPLE_RATE) + SAMPLE_RATE)
 
     def add(self, frame: Any) -> None:
         """Take a decoded frame."""
