@@ -3,7 +3,8 @@
     python -m benchmarks.service CHECKPOINT [--rounds 3] [--windows 48] [--modes alone ray] [--only start throughput]
 
 Throughput is that of 16 clients who send recordings of one window each. The engine writes a fixed number of tokens
-without fallback, over HTTP and bare alike, so that random weights serve as well as trained ones.
+without fallback, over HTTP and bare alike, so that random weights serve as well as trained ones. Exit code 1 where a
+goal is not met.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +34,7 @@ CLIENTS = 16
 TOKENS = 25
 SECONDS = 28.0  # of audio in each recording: one window
 MODES = {"alone": ["--no-ray"], "ray": []}
+READY, IDLE, RATIO = {"alone": 4.0, "ray": 12.0}, {"alone": 450, "ray": 1434}, 0.9  # goals: seconds, MiB, of the bare
 
 
 class Fixed:
@@ -50,7 +54,7 @@ def engine(source: str, settings: Settings) -> Fixed:
     return Fixed(load_engine(source, threads=settings.threads)[0])
 
 
-def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, object]:
+def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, Any]:
     """Seconds until `/readyz` is green, and MiB of all processes 5 s later."""
     seconds, mebibytes = [], []
     for _ in range(rounds):
@@ -59,7 +63,9 @@ def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, object]:
             seconds.append(round(time.monotonic() - begun, 1))
             time.sleep(5)
             mebibytes.append(pss(service))
-    return {"ready_s": min(seconds), "ready_s_all": seconds, "idle_mib": min(mebibytes), "idle_mib_all": mebibytes}
+    met = min(seconds) <= READY[mode] and min(mebibytes) <= IDLE[mode]
+    return {"ready_s": min(seconds), "ready_s_all": seconds, "idle_mib": min(mebibytes), "idle_mib_all": mebibytes,
+            "passed": met}  # fmt: skip
 
 
 def pss(service: Service) -> int:
@@ -99,7 +105,7 @@ def over_http(service: Service, windows: int) -> float:
         return windows / (time.perf_counter() - begun)
 
 
-def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) -> dict[str, object]:
+def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) -> dict[str, Any]:
     """Rounds of both in turn, so that what else the machine does falls on both; the medians, and their ratio."""
     settings = Settings().resolve()
     model = engine(checkpoint, settings)
@@ -118,10 +124,16 @@ def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) ->
         "bare_windows_s": round(statistics.median(alone), 2),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
+        "passed": statistics.median(ratios) >= RATIO,
     }
 
 
-def main() -> None:
+def tell(mode: str, what: str, figures: dict[str, Any]) -> None:
+    verdict = "goal met" if figures["passed"] else "GOAL NOT MET"
+    print(f"{mode:6} {what:11} {verdict}  {figures}", flush=True)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("--rounds", type=int, default=3)
@@ -130,20 +142,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=["start", "throughput"], default=["start", "throughput"])
     arguments = parser.parse_args()
     checkpoint = str(Path(arguments.checkpoint).absolute())
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, Any]] = {}
     for mode in arguments.modes:
         if "start" in arguments.only:
             found[f"{mode}_start"] = start_figures(mode, checkpoint, arguments.rounds)
-            print(f"{mode:6} start       {found[f'{mode}_start']}", flush=True)
+            tell(mode, "start", found[f"{mode}_start"])
         if "throughput" in arguments.only:
             found[f"{mode}_throughput"] = throughput_figures(mode, checkpoint, arguments.rounds, arguments.windows)
-            print(f"{mode:6} throughput  {found[f'{mode}_throughput']}", flush=True)
+            tell(mode, "throughput", found[f"{mode}_throughput"])
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     print(json.dumps({"benchmark": "service", **found, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
                       "commit": commit, "tokens": TOKENS, "clients": CLIENTS}))  # fmt: skip
+    return 0 if all(figures["passed"] for figures in found.values()) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

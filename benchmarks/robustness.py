@@ -1,0 +1,167 @@
+"""Everything about the service that wants a quiet machine, one after the other, with a table of what passed.
+
+    python -m benchmarks.robustness --results benchmarks/results         # about half an hour on two cores
+    python -m benchmarks.robustness overload mixed                       # some
+    python -m benchmarks.robustness --small                              # to see that the commands work
+
+Each step is a command of its own, which is printed, with a limit on its time; what it leaves running is ended. The last
+line of a step's output is its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.workers import ROOT, commit, described, machine
+
+OFFLINE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of Python's, what it shows, its limit in seconds, and what makes it small."""
+
+    shows: str
+    command: list[str]
+    limit: float = 240.0
+    small: tuple[str, ...] = ("--small",)
+    before: tuple[str, ...] = ()
+
+
+def steps(checkpoint: Path) -> dict[str, Step]:
+    """All of them, in order. `checkpoint` is of the base shape."""
+    service = ["-m", "benchmarks.service", str(checkpoint), "--only", "throughput", "--modes"]
+    few = ("--rounds", "1", "--windows", "16")
+    return {
+        "overload": Step("goal 8, C11: ten times what the engines can do", ["-m", "tests.chaos", "c11"]),
+        "throughput": Step("throughput over HTTP, without Ray, beside the engine's", [*service, "alone"], small=few),
+        "throughput-ray": Step("throughput over HTTP, with Ray, beside the engine's", [*service, "ray"], small=few),
+        "deadline": Step("C13: a deadline while every engine is busy", ["-m", "tests.chaos", "c13"]),
+        "grace": Step("goal 7: requests that outlast the grace, with Ray and without",
+                      ["-m", "tests.chaos", "c6ray", "c6alone"]),
+        "mixed": Step("goal 12, C17: 2,000 mixed requests", ["-m", "tests.chaos", "c17"]),
+        "offline": Step("C22: no network", ["-m", "tests.chaos", "c22"], before=tuple(OFFLINE)),
+        "mutants": Step("goal 5, C19: 10,000 mutants over HTTP", ["-m", "tests.chaos", "c19"], limit=600.0),
+        "bombs": Step("goal 2, C9: bombs, alone and fifty at once", ["-m", "benchmarks.limits", "--only", "bombs"],
+                      small=()),
+        "declared": Step("goal 10: a declared gigabyte", ["-m", "benchmarks.limits", "--only", "declared"], small=()),
+    }  # fmt: skip
+
+
+def run(step: Step, small: bool) -> dict[str, Any]:
+    """Run a step; its figures, or how it ended."""
+    command = [*step.before, sys.executable, *step.command, *(step.small if small else ())]
+    print(f"\n{' '.join(command)}", flush=True)
+    begun = time.monotonic()
+    late = False
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, cwd=ROOT, start_new_session=True)
+        try:
+            process.wait(step.limit)
+        except subprocess.TimeoutExpired:
+            late = True
+        finally:
+            end(process)
+        output.seek(0)
+        lines = output.read().splitlines()
+    print("\n".join(lines), flush=True)
+    figures = _figures(lines)
+    found = {"shows": step.shows, "seconds": round(time.monotonic() - begun), "figures": figures}
+    return {**found, "late": late, "passed": not late and process.returncode == 0 and _goals_met(figures)}
+
+
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """End a step and whatever is below it."""
+    below = []
+    with suppress(psutil.Error):
+        below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for each in below:
+        with suppress(psutil.Error):
+            each.kill()
+
+
+def _figures(lines: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(lines[-1])
+    except (ValueError, IndexError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _goals_met(figures: dict[str, Any]) -> bool:
+    """`benchmarks.limits` names its goals; the other commands say by their exit code."""
+    return bool(figures) and all(goal["met"] for goal in figures.get("goals", []))
+
+
+def report(found: dict[str, dict[str, Any]], where: Path | None) -> None:
+    """Print a table; keep it with the figures, the machine and the commit."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    rows = [
+        f"| {name} | {one['shows']} | {'passed' if one['passed'] else 'NOT PASSED'}{', late' if one['late'] else ''} "
+        f"| {one['seconds']} s | {_shown(one['figures'])} |"
+        for name, one in found.items()
+    ]
+    table = ["| step | shows | verdict | took | figures |", "|---|---|---|---|---|", *rows]
+    print("\n" + "\n".join(table))
+    load = os.getloadavg()[0]
+    document = {"date": now, "commit": commit(), "machine": machine(), "load_average": load, "steps": found}
+    if where is not None:
+        where.mkdir(parents=True, exist_ok=True)
+        (where / f"robustness-{now[:10]}.json").write_text(json.dumps(document, indent=1) + "\n")
+        about = (
+            f"{described(document['machine'])} Commit {document['commit'][:12]}, load average {load:.1f} at the end."
+        )
+        page = "\n".join([f"# Robustness, {now}", "", about, "", *table, ""])
+        (where / f"robustness-{now[:10]}.md").write_text(page)
+    print(json.dumps(document))
+
+
+def _shown(figures: dict[str, Any]) -> str:
+    """The figures that matter, in a cell."""
+    if "goals" in figures:
+        return "; ".join(f"{goal['goal']}: {goal['value']}" for goal in figures["goals"])
+    named = figures.get("chaos") or {name: one for name, one in figures.items() if isinstance(one, dict)}
+    return "; ".join(f"{key} {value}" for one in named.values() for key, value in one.items() if key != "passed")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="STEP", help=f"of {', '.join(steps(Path()))}; all unless given")
+    parser.add_argument("--small", action="store_true", help="small counts, to see that the commands work")
+    parser.add_argument("--results", type=Path, help="folder for the JSON and the table, such as benchmarks/results")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="for the throughput; random weights of the base shape if absent"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="robustness-") as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # prepared models go with it
+        known = steps(arguments.checkpoint.absolute() if arguments.checkpoint else Path(folder, "base"))
+        if unknown := set(arguments.names) - set(known):
+            parser.error(f"no such step: {', '.join(sorted(unknown))}")
+        chosen = {name: step for name, step in known.items() if not arguments.names or name in arguments.names}
+        if not arguments.checkpoint and any(name.startswith("throughput") for name in chosen):
+            from tests.checkpoint_factory import make_checkpoint
+
+            make_checkpoint(Path(folder, "base"), "base")
+        found = {name: run(step, arguments.small) for name, step in chosen.items()}
+    report(found, arguments.results)
+    return 0 if all(one["passed"] for one in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
