@@ -7,7 +7,9 @@ import json
 import re
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,12 @@ from tickertape import keys, ui
 from tickertape.api import create_app
 from tickertape.errors import EngineFailed
 from tickertape.gate import OPEN
+from tickertape.local import BATCH
 from tickertape.settings import Settings
 from tickertape.types import Audio
 
 MIB = 2**20
+PATIENCE = 120.0  # seconds for whatever a test waits for, on a busy machine
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio", "ignore::FutureWarning:gradio")
 SECRET = "marmalade-seventeen"  # noqa: S105 - a word to look for where it must not be
 
@@ -392,34 +396,100 @@ def test_a_visit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     assert TEXT in json.dumps(events)
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [line for line in house.lines if SECRET in line or "morning" in line]
-    assert ["/recordings"] == [json.loads(line)["endpoint"] for line in house.lines]
+    assert ["/recordings", ui.ENDPOINT] == [json.loads(line)["endpoint"] for line in house.lines]
+
+
+async def test_a_transcription_is_recorded_as_a_request_is(visitor: Visitor) -> None:
+    """One record: what it was, what it held and what each step took, never what was said; and it counts."""
+    await visitor.ask(wav(2), words=True)
+    [line] = [json.loads(line) for line in visitor.house.lines if json.loads(line)["endpoint"] == ui.ENDPOINT]
+    known = ("status", "model", "task", "stream", "audio_seconds", "channels", "windows", "batch_size")
+    assert (200, "demo", "transcribe", True, 2.0, 1, 1, 1.0) == tuple(line[name] for name in known)
+    assert {"decode_audio", "encode", "decode", "first_text", "total", "real_time_factor"} <= set(line)
+    assert line["request_id"].startswith("page_")
+    assert "morning" not in json.dumps(line)
+    counted = 'tickertape_requests_total{code="",endpoint="page",model="demo",status="200"} 1.0'
+    assert counted in visitor.service.scrape().decode()
+
+
+async def test_what_fails_on_the_page_is_recorded_too(visitor: Visitor) -> None:
+    """A recording that is none ends as the API's status and code would; a visitor who leaves as 499."""
+    await visitor.ask(b"no recording at all")
+    token = (await visitor.send(wav())).json()["token"]
+    talking = visitor.app.state.desk.transcribe({"token": token, "run": 1, "model": "demo"})
+    await anext(talking)
+    await talking.aclose()
+    lines = [json.loads(line) for line in visitor.house.lines]
+    assert [(400, "invalid_audio"), (499, "client_closed_request")] == [
+        (line["status"], line["code"]) for line in lines if line["endpoint"] == ui.ENDPOINT
+    ]
 
 
 def test_a_visitor_who_leaves_stops_the_work() -> None:
-    """When the page is closed, what has not begun is never decoded, and the room for its audio is free."""
+    """Goal 9: when the page is closed, no further batch begins, the room is free, and who waits behind is served."""
     gate = threading.Event()
     house = House(engine=FakeEngine(gate=gate), knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
     app = house.build()
-    with Serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
-        events = talk(client, wav(1200, rate=8000))
+    with Serving(app) as url, opened(gate), httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        events = talk(client, wav(1200, rate=8000), language="de")
         next(events)
-        house.engine.begun.wait(30)
+        assert house.engine.begun.wait(PATIENCE)
         events.close()
-    gate.set()
-    asked = len(house.engine.asked)
-    assert asked < 20
-    assert 0 == app.state.service.door.inside
+        wait_for(lambda: not app.state.service.door.inside)
+        gate.set()
+        list(talk(client, wav(), language="fr", visit="next"))
+    asked = [wish.language for wish in house.engine.asked]
+    assert (True, 1) == (0 < asked.count("de") <= BATCH, asked.count("fr"))
+    assert 0.0 == app.state.service.admission.in_flight
 
 
-def talk(client: httpx.Client, recording: bytes, name: str = "recording") -> Iterator[dict[str, Any]]:
+def test_who_left_while_waiting_is_never_served() -> None:
+    """Goal 9: of a transcription that waits behind another, nothing runs once its visitor has left."""
+    gate = threading.Event()
+    house = House(engine=FakeEngine(gate=gate), knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
+    app = house.build()
+    with Serving(app) as url, opened(gate), httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        first = talk(client, wav(), language="de", visit="first")
+        next(first)
+        assert house.engine.begun.wait(PATIENCE)
+        second = talk(client, wav(60, rate=8000), language="fr", visit="second")
+        next(second)
+        wait_for(lambda: app.state.service.door.inside == 2)
+        second.close()
+        wait_for(lambda: app.state.service.door.inside == 1)
+        gate.set()
+        list(first)
+    assert {"de"} == {wish.language for wish in house.engine.asked}
+
+
+@contextmanager
+def opened(gate: threading.Event) -> Iterator[None]:
+    """Whatever happens in the block, the engine can go on afterwards."""
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Wait until it is so, at most `PATIENCE`."""
+    until = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def talk(
+    client: httpx.Client, recording: bytes, name: str = "recording", language: str = "", visit: str = "visit"
+) -> Iterator[dict[str, Any]]:
     """Send a recording and a wish as a browser does; the queue's events."""
     token = client.post("/recordings", files={"file": (name, recording)}).json()["token"]
-    wish = {"token": token, "run": 1, "model": "demo", "words": True}
+    wish = {"token": token, "run": 1, "model": "demo", "words": True, "language": language}
     config = client.get("/config").json()
     [talking] = [entry["id"] for entry in config["dependencies"] if entry["backend_fn"]]
-    join = {"data": [wish], "fn_index": talking, "session_hash": "visit", "event_data": None, "trigger_id": None}
+    join = {"data": [wish], "fn_index": talking, "session_hash": visit, "event_data": None, "trigger_id": None}
     assert 200 == client.post("/gradio_api/queue/join", json=join).status_code
-    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "visit"}) as stream:
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": visit}) as stream:
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 yield json.loads(line[6:])

@@ -1,16 +1,18 @@
 """The gate before Gradio: its page and its queue pass, everything else that it offers does not exist here.
 
-Gradio serves files by path, proxies addresses, takes uploads to disk, records runs and has an API of its own. The
-page
+Gradio serves files by path, proxies addresses, takes uploads to disk, records runs and has an API of its own. The page
 needs none of that, and what is shut cannot be tricked. The gate also sets the headers that keep the page's requests at
-home, bounds bodies, and takes the advertising out of the page's head.
+home, bounds bodies, takes the advertising out of the page's head, and stops the work of visitors who leave: Gradio
+itself would only notice between two answers, when the engine has long begun the next batch.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -24,6 +26,8 @@ OPEN = re.compile(
     r"|/(assets|svelte)/[\w.-]+|/static/(fonts|img|js)(/[\w-][\w.-]*){1,2}"
     r"|/gradio_api/(queue/(join|data)|cancel|startup-events|heartbeat/[\w-]+)"
 )
+ANSWERS = "/gradio_api/queue/data"  # the stream of a visit's answers: whoever closes it has left
+SEPARATOR = "<gradio-sep>"  # in the names of Gradio's tasks, after the visit: `VISIT_FUNCTION<gradio-sep>EVENT`
 BODY_LIMIT = 64 * 1024  # bytes: a request of the page is a few hundred
 # Gradio's front end builds its components with `new Function` and inline scripts; what matters is that nothing is
 # fetched from elsewhere, sent elsewhere or framed elsewhere.
@@ -69,7 +73,38 @@ class Gate:
         home = path == "/" and scope["method"] == "GET"
         hashed = path.startswith(("/assets/", "/static/fonts/"))
         sender = _Home(send, self._head) if home else _Dressed(send, lasting=hashed)
-        await self._app(dict(scope), _bounded(scope, receive), sender.send)
+        if path == ANSWERS:
+            await self._attended(scope, receive, sender.send)
+        else:
+            await self._app(dict(scope), _bounded(scope, receive), sender.send)
+
+    async def _attended(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a visit's answers on; if the visitor leaves before their end, stop what is being done for the visit."""
+        inbox: asyncio.Queue[Message] = asyncio.Queue()
+        complete = False
+
+        def leave() -> None:
+            if not complete:
+                _abandon(scope)
+
+        async def listen() -> None:
+            message: Message = {}
+            while message.get("type") != "http.disconnect":
+                message = await receive()
+                inbox.put_nowait(message)
+            leave()
+
+        async def watched(message: Message) -> None:
+            nonlocal complete
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        listening = asyncio.ensure_future(listen())
+        try:
+            await self._app(dict(scope), inbox.get, watched)
+        finally:
+            listening.cancel()
+            leave()
 
     def _refusal(self, scope: Message) -> HTTPException:
         """404; 405 where the path is one of ours, which the mounted application would otherwise hide."""
@@ -80,6 +115,14 @@ class Gate:
             for method in getattr(route, "methods", None) or ()
         )
         return HTTPException(405, headers={"allow": ", ".join(methods)}) if methods else HTTPException(404)
+
+
+def _abandon(scope: Message) -> None:
+    """Cancel Gradio's tasks for the visit that a stream of answers belongs to, as its own Stop does."""
+    [visit] = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[:1]
+    for task in asyncio.all_tasks():
+        if visit and SEPARATOR in task.get_name() and task.get_name().startswith(f"{visit}_"):
+            task.cancel()
 
 
 def _path(scope: Message) -> str:

@@ -212,5 +212,7 @@ Every request ends as one line of JSON on standard output, with the fields that 
 audio, text, prompts, file names, headers or raw paths.
 
 `GET /metrics` answers in Prometheus' text format. `endpoint` is a route's template, `model` the name of a loaded model
-and `code` one of the documented codes, so a client cannot add series. The page's visitors are not counted here.
+and `code` one of the documented codes, so a client cannot add series. A transcription on the page is a record like any
+other: `endpoint` is `page`, the id begins with `page_`, and the status is what the API would have answered; the upload
+before it is a request to `/recordings`. What else the page fetches is not counted.
 """

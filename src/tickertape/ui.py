@@ -16,32 +16,33 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from tickertape import formats, orders
+from tickertape import failures, formats, orders
 from tickertape.audio import HINT
 from tickertape.cues import milliseconds
 from tickertape.errors import CallerError, OptionError, TickertapeError
-from tickertape.failures import NoSuchPath, SlowBody
+from tickertape.failures import ClientGone, NoSuchPath, SlowBody
 from tickertape.forms import Form, body_cap, check_headers, read_form
-from tickertape.frame import trace_line
+from tickertape.frame import Record, trace_line
 from tickertape.gate import Gate
 from tickertape.languages import LANGUAGES
-from tickertape.orders import Order
 from tickertape.pipeline import Model, Update
-from tickertape.types import SAMPLE_RATE, Audio, Segment, Task, Transcript
+from tickertape.telemetry import Timings
+from tickertape.types import Audio, Segment, Task, Transcript
+from tickertape.visits import Books
 
 if TYPE_CHECKING:
-    from tickertape.admission import Hold, Reservation
+    from tickertape.admission import Reservation
     from tickertape.settings import Settings
     from tickertape.visits import Service
 
@@ -51,6 +52,7 @@ QUEUE = 256  # that wait behind them
 BARS = 240  # of the waveform
 ENOUGH = 2_000_000  # samples to draw it from: more would cost time and not show
 EXAMPLES = "examples/audio"  # beside the source, or in the current folder
+ENDPOINT = "page"  # of the page's transcriptions, in log lines and metrics
 DOWNLOADS = {"txt": "text", "srt": "srt", "vtt": "vtt", "json": "verbose_json"}
 
 Json = dict[str, Any]
@@ -108,10 +110,14 @@ class Waiting:
     room: Reservation
     timer: asyncio.TimerHandle
 
-    def drop(self) -> None:
-        """Forget it."""
+    def let_go(self) -> None:
+        """Hold its bytes no longer: whoever took them does."""
         self.file = io.BytesIO()
         self.timer.cancel()
+
+    def drop(self) -> None:
+        """Forget it."""
+        self.let_go()
         self.room.release()
 
 
@@ -192,47 +198,54 @@ class Desk:
         given = wish if isinstance(wish, dict) else {}
         run = given.get("run")
         answer = Answer(run if isinstance(run, int) else 0)
+        record = Record(Timings(f"page_{secrets.token_hex(6)}", method="POST", endpoint=ENDPOINT, stream=True))
+        record.note(status=failures.status_of(ClientGone), code=ClientGone.code)  # unless it comes to an end
         try:
-            async with aclosing(self._updates(given, answer)) as updates:
-                async for update in updates:
+            door = self._service.door
+            async with (
+                aclosing(self._updates(given, answer, record)) as updates,
+                aclosing(door.each(updates)) as timely,
+            ):
+                async for update in timely:
+                    if update.transcript is not None:
+                        record.note(status=200, code="")
                     yield answer.add(update)
-        except TickertapeError as error:
-            yield answer.fail(error)
         except Exception as error:  # noqa: BLE001 - the visitor gets a sentence, the log the place
-            reference = f"page_{secrets.token_hex(6)}"
-            self._service.emit(trace_line(error, reference))
-            yield answer.fail(TickertapeError(f"The server failed; its log has the details under {reference}."))
+            yield answer.fail(self._understood(error, record))
+        finally:
+            self._service.tell(record)
 
-    async def _updates(self, wish: Json, answer: Answer) -> AsyncGenerator[Update, None]:
+    def _understood(self, error: Exception, record: Record) -> TickertapeError:
+        """The error in words for the visitor, noted in the record."""
+        if isinstance(error, TickertapeError):
+            known = error
+        else:
+            reference = record.timings.request_id
+            self._service.emit(trace_line(error, reference))
+            known = TickertapeError(f"The server failed; its log has the details under {reference}.")
+        record.note(status=failures.status(known), code=known.code)
+        return known
+
+    async def _updates(self, wish: Json, answer: Answer, record: Record) -> AsyncGenerator[Update, None]:
         """Decode the recording and transcribe it, within the same limits as the API's requests."""
-        service = self._service
+        service, books = self._service, Books(self._service, record)
         with ExitStack() as inside:
             inside.enter_context(service.door.enter())
             waiting = self._take(wish)
             inside.callback(waiting.drop)
-            self._meter(wish, inside)
+            self._meter(wish, inside, record)
             hold = inside.enter_context(service.admission.enter())
             form = Form(waiting.file, _fields(wish))
             order = orders.understand(form, _task(wish), service.models, beam_size=service.settings.beam_size)
-            audio = await service.decode_audio(form, order)
-            waiting.drop()
+            record.note(model=order.model.name, task=_task(wish))
+            waiting.let_go()
+            audio = await books.hear(form, order, waiting.room, hold)
             answer.hear(audio)
-            hold.resize(answer.seconds)
-            async with aclosing(self._decoded(audio, order, hold)) as updates:
+            yield Update((), 0, 1)
+            deadline = time.time() + service.settings.request_timeout
+            async with aclosing(books.transcribe(audio, order, hold, deadline)) as updates:
                 async for update in updates:
                     yield update
-
-    async def _decoded(self, audio: Audio, order: Order, hold: Hold) -> AsyncGenerator[Update, None]:
-        """The pipeline's updates; what is done gives its room back."""
-        yield Update((), 0, 1)
-        options = replace(order.options, deadline=time.time() + self._service.settings.request_timeout)
-        news = cast("AsyncGenerator[Update, None]", order.model.transcribe(audio, options, vad=order.vad))
-        done = 0
-        async with aclosing(news):
-            async for update in news:
-                hold.progress((update.done - done) / SAMPLE_RATE)
-                done = max(done, update.done)
-                yield update
 
     def _keep(self, file: io.BytesIO, room: Reservation) -> str:
         token = secrets.token_urlsafe(24)
@@ -252,11 +265,13 @@ class Desk:
             raise CallerError("The recording is no longer here; send it again.")
         return waiting
 
-    def _meter(self, wish: Json, inside: ExitStack) -> None:
+    def _meter(self, wish: Json, inside: ExitStack, record: Record) -> None:
         """Count the wish against its key, where keys are wanted. Raises `Unauthorized` and `RateLimited`."""
         given = wish.get("key")
         headers = [f"Bearer {given}".encode()] if isinstance(given, str) and given else []
         key = self._service.keyring.authenticate(headers)
+        if key is not None:
+            record.note(key_id=key.id)
         self._service.meter.take(key)
         inside.enter_context(self._service.meter.running(key))
 

@@ -26,7 +26,7 @@ from tickertape.errors import DeadlineExceeded, OptionError, ShuttingDown, Ticke
 from tickertape.events import Stream
 from tickertape.failures import ClientGone, SlowBody, UnsupportedEncoding
 from tickertape.forms import Form
-from tickertape.frame import Emit, Receive, Send, event_line, record_of, to_stdout
+from tickertape.frame import Emit, Receive, Record, Send, event_line, record_of, to_stdout
 from tickertape.keys import Key, Keyring, Meter
 from tickertape.objects import Objects
 from tickertape.orders import Order
@@ -34,10 +34,11 @@ from tickertape.pipeline import Model, Update
 from tickertape.readiness import Readiness
 from tickertape.replays import Answer, Replays
 from tickertape.settings import Settings
-from tickertape.telemetry import Metrics
+from tickertape.telemetry import Metrics, log_line
 from tickertape.types import SAMPLE_RATE, Audio, Decoded, Segment, Task, Transcript
 
 T = TypeVar("T")
+QUIET = frozenset({"warning", "error"})  # levels at which only what failed is logged
 
 
 class Service:
@@ -69,6 +70,13 @@ class Service:
             self.door.end()
             await self.door.emptied(LAST_ANSWERS)
         return drained
+
+    def tell(self, record: Record) -> None:
+        """Count and log what the page was asked for, as the frame does with requests."""
+        record.note(total=record.elapsed)
+        self.metrics.observe(record.timings)
+        if record.timings.status >= 400 or self.settings.log_level not in QUIET:
+            self.emit(log_line(record.timings, project=self.settings.project))
 
     def close(self) -> None:
         """Let the threads go."""
@@ -124,6 +132,59 @@ class Service:
         return replace(decoded, notices=order.notices + decoded.notices)
 
 
+class Books:
+    """What one transcription takes and costs, noted in its record as its windows come back."""
+
+    def __init__(self, service: Service, record: Record) -> None:
+        self._service = service
+        self._record = record
+        self._batches = 0.0  # sum over the windows of their batches' sizes
+
+    async def hear(self, form: Form, order: Order, room: Reservation, hold: Hold) -> Audio:
+        """The upload's samples; its room is given back, and room for audio held as long as they are."""
+        before = self._record.elapsed
+        heard = await self._service.decode_audio(form, order)
+        room.release()
+        channels = heard.samples.shape[0]
+        self._record.note(decode_audio=self._record.elapsed - before, audio_seconds=heard.seconds, channels=channels)
+        hold.resize(heard.seconds * channels)
+        return heard
+
+    async def transcribe(self, heard: Audio, order: Order, hold: Hold, deadline: float) -> AsyncGenerator[Update, None]:
+        """The pipeline's updates; what is done gives its room back."""
+        options = replace(order.options, deadline=deadline)
+        done = 0
+        async with aclosing(_generator(order.model.transcribe(heard, options, vad=order.vad))) as news:
+            async for update in news:
+                hold.progress((update.done - done) / SAMPLE_RATE)
+                done = max(done, update.done)
+                self._note(update, order.model)
+                yield update
+
+    def _note(self, update: Update, model: Model) -> None:
+        """What one more window has cost."""
+        past = self._record.timings
+        if update.decoded is not None:
+            self._service.readiness.alive(model.name)
+            self._record.note(**self._costs(update.decoded))
+        if update.segments and not past.first_text:
+            self._record.note(first_text=self._record.elapsed)
+        if update.transcript is not None:
+            self._record.note(warnings=tuple(notice.code for notice in update.transcript.notices))
+
+    def _costs(self, decoded: Decoded) -> dict[str, Any]:
+        past = self._record.timings
+        self._batches += decoded.batch_size
+        return {
+            "windows": past.windows + 1,
+            "batch_size": self._batches / (past.windows + 1),
+            "fallbacks": past.fallbacks + decoded.attempts - 1,
+            "queue": max(past.queue, decoded.queue_seconds),
+            "encode": past.encode + decoded.encode_seconds / decoded.batch_size,
+            "decode": past.decode + decoded.decode_seconds / decoded.batch_size,
+        }
+
+
 class Visit:
     """One request on its way through the service: `await visit.answer()`."""
 
@@ -137,7 +198,7 @@ class Visit:
         self._send = send
         self._deadline = time.time() + service.settings.request_timeout
         self._events = Stream(send, heartbeat=service.settings.heartbeat)
-        self._batches = 0.0  # sum over the windows of their batches' sizes
+        self._books = Books(service, self._record)
 
     async def answer(self) -> None:
         """Do it all. Raises `TickertapeError` as long as the answer has not begun."""
@@ -233,19 +294,9 @@ class Visit:
         """Decode, transcribe, and keep the books."""
         if order.url is not None:
             await self._fetch(form, order.url, room)
-        before = self._record.elapsed
-        decoded = await self._service.decode_audio(form, order)
-        room.release()
-        channels = decoded.samples.shape[0]
-        self._record.note(decode_audio=self._record.elapsed - before, audio_seconds=decoded.seconds, channels=channels)
-        hold.resize(decoded.seconds * channels)
-        options = replace(order.options, deadline=self._deadline)
-        done = 0
-        async with aclosing(_generator(order.model.transcribe(decoded, options, vad=order.vad))) as news:
+        decoded = await self._books.hear(form, order, room, hold)
+        async with aclosing(self._books.transcribe(decoded, order, hold, self._deadline)) as news:
             async for update in news:
-                hold.progress((update.done - done) / SAMPLE_RATE)
-                done = max(done, update.done)
-                self._note(update, order.model)
                 yield update
 
     async def _fetch(self, form: Form, url: str, room: Reservation) -> None:
@@ -253,29 +304,6 @@ class Visit:
         before = self._record.elapsed
         form.file = await self._service.objects.fetch(url, room.resize)
         self._record.note(read=self._record.timings.read + self._record.elapsed - before)
-
-    def _note(self, update: Update, model: Model) -> None:
-        """What one more window has cost."""
-        past = self._record.timings
-        if update.decoded is not None:
-            self._service.readiness.alive(model.name)
-            self._record.note(**self._costs(update.decoded))
-        if update.segments and not past.first_text:
-            self._record.note(first_text=self._record.elapsed)
-        if update.transcript is not None:
-            self._record.note(warnings=tuple(notice.code for notice in update.transcript.notices))
-
-    def _costs(self, decoded: Decoded) -> dict[str, Any]:
-        past = self._record.timings
-        self._batches += decoded.batch_size
-        return {
-            "windows": past.windows + 1,
-            "batch_size": self._batches / (past.windows + 1),
-            "fallbacks": past.fallbacks + decoded.attempts - 1,
-            "queue": max(past.queue, decoded.queue_seconds),
-            "encode": past.encode + decoded.encode_seconds / decoded.batch_size,
-            "decode": past.decode + decoded.decode_seconds / decoded.batch_size,
-        }
 
     async def _attended(self, work: Coroutine[Any, Any, T]) -> T:
         """Do the work as long as the client is there and its time is not up.
