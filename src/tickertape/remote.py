@@ -169,7 +169,7 @@ class RayBackend:
 
 
 def _died(error: Exception) -> bool:
-    """Whether the replica's process is gone, so that the window may be decoded elsewhere."""
-    from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+    """Whether the replica's process or node is gone, perhaps with its answer: the window may be decoded elsewhere."""
+    from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-    return isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError)
+    return isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError | NodeDiedError | ObjectLostError)
