@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be tried without building: what it installs, for whom, and what it is run as."""
+"""The Dockerfile, as far as it can be tried without building: what it installs and what it copies."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 STEPS = re.sub(r"\\\n(\s*#.*\n)*", "", DOCKERFILE)  # a step a line
 FINAL = STEPS.rpartition("\nFROM ")[2]
-
-
-def locked(name: str) -> dict[str, int]:
-    """How many hashes each package of a lock has."""
-    packages = re.split(r"^(?=\S)", (ROOT / "deploy" / name).read_text(), flags=re.MULTILINE)
-    return {text.partition("==")[0]: text.count("--hash=sha256:") for text in packages if text.strip()}
 
 
 def installed(tmp_path: Path, variant: str) -> subprocess.CompletedProcess[str]:
@@ -58,35 +52,8 @@ def test_cuda_libraries_are_looked_for_where_their_wheels_put_them() -> None:
     """Each of CUDA's wheels has a folder of its own below `nvidia`, and the loader knows each."""
     folders = re.findall(r"/opt/tickertape/nvidia/(\w+)/lib", FINAL)
     packages = {f"nvidia-{folder.replace('_', '-')}-cu12" for folder in folders}
-    assert set(locked("cuda.lock")) == packages
-
-
-@pytest.mark.parametrize("name", ["build.lock", "requirements.lock", "cuda.lock"])
-def test_every_locked_package_has_a_hash(name: str) -> None:
-    """No package of a lock is without a hash, which pip would refuse."""
-    assert [] == [package for package, hashes in locked(name).items() if not hashes]
-
-
-def test_the_lock_holds_what_serving_needs_and_no_torch() -> None:
-    """Each dependency of the package and of its service is locked; PyTorch, a gigabyte, is not."""
-    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
-    names = {re.split(r"[\[<>=]", text)[0] for text in wanted}
-    assert set() == names - set(locked("requirements.lock"))
-    assert set() == {"torch", "transformers", "openai-whisper", "setuptools"} & set(locked("requirements.lock"))
-
-
-def test_the_image_is_run_by_nobody_in_particular() -> None:
-    """A number, so that Kubernetes sees that it is not root; it writes to /tmp, has a health check and a name."""
-    lines = set(FINAL.splitlines())
-    assert {"USER 65532:65532", "WORKDIR /tmp", "STOPSIGNAL SIGTERM", "EXPOSE 8080"} <= lines
-    assert "HOME=/tmp" in FINAL
-    assert "apt-get" not in STEPS
-    health = next(line for line in FINAL.splitlines() if line.startswith("HEALTHCHECK "))
-    assert "/healthz" in health
-    for label in ("title", "description", "licenses", "version", "revision"):
-        assert f"org.opencontainers.image.{label}=" in FINAL
+    lock = (ROOT / "deploy/cuda.lock").read_text()
+    assert set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)) == packages
 
 
 def test_what_is_copied_is_not_ignored() -> None:
