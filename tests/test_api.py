@@ -227,6 +227,15 @@ async def test_get_endpoints_answer(api: Caller, url: str) -> None:
     assert response.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.parametrize(("processes", "told"), [(1, False), (3, True)])
+async def test_metrics_say_when_they_are_not_all(processes: int, told: bool) -> None:
+    """Where several processes take requests, a scrape says that it comes from one of them."""
+    api = caller(small(api_replicas=processes))
+    async with api.client:
+        metrics = (await api.client.get("/metrics")).text
+    assert told == metrics.startswith("# one of 3 API processes; each counts its own requests\n")
+
+
 async def test_request_ids_are_taken_if_they_are_sane(api: Caller) -> None:
     """A caller's id comes back; one that could hide something is replaced."""
     sane = await api.client.get("/healthz", headers={"x-request-id": "trace-17.a_b"})

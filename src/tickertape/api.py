@@ -123,7 +123,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         return JSONResponse({"status": "ready", "models": list(service.models)})
 
     async def metrics() -> Response:
-        return Response(service.scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(_one_of(service) + service.scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def show_version() -> Response:
         return JSONResponse({"name": "tickertape", "version": app.version})
@@ -137,6 +137,12 @@ def _add_operation(app: FastAPI, service: Service) -> None:
     app.add_api_route("/version", show_version, methods=["GET"], **contract.VERSION)
     if service.settings.docs:
         app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+
+
+def _one_of(service: Service) -> bytes:
+    """A comment on top of the metrics where a scrape does not reach everything."""
+    processes = service.settings.api_replicas if service.settings.ray else 1
+    return b"# one of %d API processes; each counts its own requests\n" % processes if processes > 1 else b""
 
 
 async def _refuse(app: FastAPI, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as ASGI calls it
