@@ -20,7 +20,8 @@ FLOORS = (
     ("pipeline", "local"),
     ("failures", "frame", "keys", "admission", "readiness", "replays", "events", "forms", "orders", "contract",
      "objects", "visits", "api", "transcriber", "gate", "ui"),
-    ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "serving", "builders", "launch"),
+    ("lines", "roster", "replicas", "remote", "ingress", "doorman", "alone", "agent", "node", "serving", "builders",
+     "launch"),
     ("recordings", "outputs", "progress", "run", "inventory", "flags", "tools", "cli", "manual",
      "__init__", "__main__"),
 )  # fmt: skip
@@ -34,7 +35,7 @@ OWNERS = {
     "gradio": {"ui"},
     "huggingface_hub": {"sources"},
     "openvino": {"encoder", "vad"},
-    "ray": {"serving", "remote", "ingress"},
+    "ray": {"node", "serving", "remote", "replicas", "ingress"},
     "safetensors": set[str](),
     "scipy": {"features"},
     "tokenizers": {"tokens", "checkpoints", "sources"},

@@ -17,11 +17,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from tickertape import doorman
+from tickertape import doorman, node
 from tickertape.admission import LAST_ANSWERS
 from tickertape.alone import listen
 from tickertape.errors import EngineFailed, OptionError
@@ -52,11 +52,6 @@ ENVIRONMENT = {  # of Ray's processes, unless whoever starts us knows better
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "tickertape.doorman.middlewares",
     "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "tickertape.lines.speak_json",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a lost proxy is back in 7 s instead of 26 s
-}
-LOOPBACK = {  # of a Ray of our own
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on these systems: every port on loopback, whatever the system
-    "AUTOSCALER_METRIC_PORT": "0",  # free ones, so that two services can run on one machine
-    "DASHBOARD_METRIC_PORT": "0",
 }
 
 
@@ -99,7 +94,7 @@ def ray_for(settings: Settings, models: int) -> Iterator[None]:
             _join(settings.address)
         else:
             folder = tempfile.mkdtemp(prefix=f"tickertape-{os.getpid()}-")
-            _start_patiently(settings, models, folder)
+            _start(settings, models, folder)
         _catch_signals()  # Ray has put its own in their place
         yield
     finally:
@@ -122,35 +117,15 @@ def _join(address: str) -> None:
         raise OptionError("There is no Ray cluster at that address; see ray start.", "address") from error
 
 
-def _start_patiently(settings: Settings, models: int, folder: str) -> None:
-    """Start Ray, which gives a busy machine 30 s, and once more if need be. Raises `EngineFailed`."""
-    import ray
-
-    with suppress(Exception):  # Ray's own word, of no special class
-        return _start(settings, models, folder)
-    ray.shutdown()
-    try:
-        return _start(settings, models, folder)
-    except Exception as error:
-        raise EngineFailed("Ray did not start; is the machine too busy? --no-ray does without.") from error
-
-
 def _start(settings: Settings, models: int, folder: str) -> None:
-    """Start Ray on this machine, for us alone."""
-    import ray
-
+    """Start Ray on this machine, for us alone. Raises `EngineFailed`."""
     wanted = models * settings.engine_replicas
-    ray.init(
-        address="local",
+    node.start(
         namespace=API,
-        num_cpus=max(1, round(wanted * settings.cpus_per_replica + 0.499)),
-        num_gpus=None if not settings.gpus_per_replica else round(wanted * settings.gpus_per_replica + 0.499),
-        object_store_memory=store_bytes(settings, models),
-        include_dashboard=False,
-        configure_logging=False,
-        log_to_driver=True,
-        _temp_dir=folder,
-        _system_config={"automatic_object_spilling_enabled": False},  # audio must not reach a disk
+        cpus=wanted * settings.cpus_per_replica,
+        gpus=wanted * settings.gpus_per_replica,
+        store=store_bytes(settings, models),
+        folder=folder,
     )
 
 
@@ -282,7 +257,7 @@ def _delete() -> None:
 
 def _set_environment(settings: Settings) -> None:
     """What Ray's processes inherit. On a cluster that is joined, its nodes have an environment of their own."""
-    for name, value in {**ENVIRONMENT, **({} if settings.address else LOOPBACK)}.items():
+    for name, value in {**ENVIRONMENT, **({} if settings.address else node.ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
     os.environ[doorman.LIMIT] = str(settings.body_limit)
     if not settings.address and "RAY_AUTH_MODE" not in os.environ:
