@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.audio_factory import speech
@@ -19,10 +18,11 @@ from tests.checkpoint_factory import make_checkpoint
 from tickertape.checkpoints import prepare
 from tickertape.engine import WhisperEngine
 from tickertape.features import log_mel
-from tickertape.types import WINDOW_SAMPLES, Options, Window
+from tickertape.types import WINDOW_SAMPLES, Decoded, Options, Window
 
 torch = pytest.importorskip("torch", reason="the extra `reference` is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra `reference` is not installed")
+jiwer = pytest.importorskip("jiwer", reason="the extra `reference` is not installed")
 
 DEMO = Path(__file__).parents[2] / "checkpoint"
 HELD_OUT = Path(__file__).parents[2] / "recipes" / "demo" / "heldout"
@@ -146,11 +146,10 @@ def test_greedy_tokens_equal_hugging_faces(folders: dict[str, Path], name: str, 
     assert [pytest.approx(one.no_speech_prob, abs=1e-3) for one in expected] == [one.no_speech_prob for one in actual]
 
 
-def agreement(expected: Sequence[int], actual: Sequence[int]) -> float:
-    """The share of the tokens before the first difference: after it two greedy texts go their own ways."""
-    same = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
-    same = min(len(expected), len(actual)) if same is None else same
-    return same / max(len(expected), len(actual), 1)
+def agreement(expected: Sequence[Expected], actual: Sequence[Expected]) -> float:
+    """The share of the reference's tokens that are written too: one less the edits from one to the other, over all."""
+    truth, found = ([" ".join(map(str, one.tokens)) for one in side] for side in (expected, actual))
+    return max(0.0, 1.0 - float(jiwer.wer(truth, found)))
 
 
 @pytest.mark.parametrize(("compute_type", "precision"), [("float32", "bf16"), ("int8", "f32"), ("int8", "bf16")])
@@ -161,12 +160,10 @@ def test_coarser_numbers_are_reported(
     made = engine(folders["micro"], compute_type, precision)
     heard = [window(seed) for seed in range(4)]
     expected = [reference(folders["micro"], one, CASES["plain"], made) for one in heard]
-    shares = [agreement(a.tokens, b.tokens) for a, b in zip(expected, raw(made, heard, CASES["plain"]), strict=True)]
-    record_property("agreement", float(np.mean(shares)))
-    print(  # noqa: T201
-        f"decoder {compute_type}, encoder {precision}: {np.mean(shares):.0%} of the tokens before the first difference"
-    )
-    assert all(0 <= share <= 1 for share in shares)
+    share = agreement(expected, raw(made, heard, CASES["plain"]))
+    record_property("agreement", share)
+    print(f"decoder {compute_type}, encoder {precision}: {share:.0%} of the tokens agree")  # noqa: T201 - a figure
+    assert 0 <= share <= 1
 
 
 # --- the demo checkpoint
@@ -176,34 +173,65 @@ def test_coarser_numbers_are_reported(
 class TestDemo:
     """The same on the checkpoint of this repository and its held-out clips."""
 
-    def compared(self, folder: Path, compute_type: str, precision: str) -> tuple[list[Expected], list[Expected]]:
-        """The reference's answers and the engine's, for windows padded to 30 s."""
-        prepared = replace(prepare(DEMO, cache=folder, compute_type=compute_type), audio_context="full")
-        made = WhisperEngine.load(prepared, device="cpu", precision=precision, compute_type=compute_type, threads=2)
-        options = replace(GREEDY, language=made.languages[0], max_new_tokens=None)
-        expected = [reference(DEMO, one, options, made) for one in clips()]
-        return expected, raw(made, clips(), options)
-
     def test_greedy_tokens_equal_hugging_faces(self, tmp_path: Path) -> None:
         """In float32, tokens, average log probability and silence are the reference's on real speech."""
-        expected, actual = self.compared(tmp_path, "float32", "f32")
+        expected, actual = compared(tmp_path, "float32", "f32")
         assert [one.tokens for one in expected] == [one.tokens for one in actual]
         assert [pytest.approx(e.avg_logprob, abs=1e-2) for e in expected] == [a.avg_logprob for a in actual]
         assert [pytest.approx(e.no_speech_prob, abs=1e-3) for e in expected] == [a.no_speech_prob for a in actual]
 
     def test_int8_and_bfloat16_agree_mostly(self, tmp_path: Path, record_property: Any) -> None:
-        """The numbers that serve by default write at least nine tokens in ten as the reference does."""
-        expected, actual = self.compared(tmp_path, "int8", "auto")
-        share = float(np.mean([agreement(a.tokens, b.tokens) for a, b in zip(expected, actual, strict=True)]))
+        """The numbers that serve by default write at least 85 % of the reference's tokens.
+
+        Where a checkpoint is unsure of a word any rounding decides: one that errs in every third word agreed by 95 %.
+        """
+        share = agreement(*compared(tmp_path, "int8", "auto"))
         record_property("agreement", share)
-        print(f"int8 and the default encoder: {share:.1%} of the tokens before the first difference")  # noqa: T201 - a figure to report
-        assert share > 0.9
+        print(f"int8 and the default encoder: {share:.1%} of the tokens agree")  # noqa: T201 - a figure to report
+        assert share >= 0.85
+
+    def test_the_default_numbers_cost_hardly_any_words(self, tmp_path: Path, record_property: Any) -> None:
+        """As served, windows trimmed, int8 and the default encoder err in at most 3 points more words than float32."""
+        exact, coarse = (word_errors(tmp_path, *numbers) for numbers in (("float32", "f32"), ("int8", "auto")))
+        record_property("word error rates", (exact, coarse))
+        print(f"word error rate: float32 {exact:.1%}, int8 and the default encoder {coarse:.1%}")  # noqa: T201
+        assert exact < 0.6  # else there would be nothing to spoil
+        assert coarse <= exact + 0.03
 
 
-def clips(count: int = 12) -> list[Window]:
-    """The first held-out clips of the demo checkpoint's recipe."""
+def compared(cache: Path, compute_type: str, precision: str) -> tuple[list[Expected], list[Expected]]:
+    """The reference's answers on the demo checkpoint and the engine's, for windows padded to 30 s."""
+    made = demo(cache, compute_type, precision, "full")
+    options = replace(GREEDY, language=made.languages[0], max_new_tokens=2 * TOKENS)
+    heard = clips("unseen", 12) + clips("known", 12)
+    return [reference(DEMO, one, options, made) for one in heard], raw(made, heard, options)
+
+
+def word_errors(cache: Path, compute_type: str, precision: str) -> float:
+    """The word error rate on the held-out clips of known voices, normalised as Whisper's authors do."""
+    with quiet():
+        from recipes.demo.evaluate import normalise
+    made = demo(cache, compute_type, precision, "trimmed")
+    heard = clips("known")
+    outcomes = made.decode(heard, [replace(GREEDY, language=made.languages[0])] * len(heard))
+    truth = [normalise(line["text"]) for line in manifest("known")]
+    return float(jiwer.wer(truth, [normalise(one.text) for one in outcomes if isinstance(one, Decoded)]))
+
+
+def demo(cache: Path, compute_type: str, precision: str, context: str) -> WhisperEngine:
+    """The demo checkpoint in these numbers, windows `full` or `trimmed`."""
+    prepared = replace(prepare(DEMO, cache=cache, compute_type=compute_type), audio_context=context)
+    return WhisperEngine.load(prepared, device="cpu", precision=precision, compute_type=compute_type, threads=2)
+
+
+def manifest(name: str) -> list[dict[str, Any]]:
+    """What the held-out set of that name holds."""
+    return [json.loads(line) for line in (HELD_OUT / f"{name}.jsonl").read_text().splitlines()]
+
+
+def clips(name: str, count: int | None = None) -> list[Window]:
+    """The first clips of a held-out set of the demo checkpoint's recipe, or all."""
     from tickertape.audio import decode
 
-    lines = (HELD_OUT / "unseen.jsonl").read_text().splitlines()[:count]
-    found = [decode(HELD_OUT / json.loads(line)["audio"]).samples[0] for line in lines]
+    found = [decode(HELD_OUT / line["audio"]).samples[0] for line in manifest(name)[:count]]
     return [Window(samples[:WINDOW_SAMPLES]) for samples in found]
