@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -557,6 +559,63 @@ def test_alerts_ask_for_metrics_that_exist() -> None:
         named = re.findall(rf"{telemetry.PREFIX}(\w+)", rule["expr"])
         assert named
         assert all(name.removesuffix("_bucket") in telemetry.METRICS for name in named), rule["alert"]
+
+
+QUIET = {
+    'ready{instance="a"}': "1+0x200",
+    'requests_total{endpoint="e",model="m",status="200",code=""}': "0+97x200",
+    'queue_seconds_bucket{model="m",le="10"}': "0+10x200",
+    'queue_seconds_bucket{model="m",le="30"}': "0+10x200",
+    'queue_seconds_bucket{model="m",le="+Inf"}': "0+10x200",
+    'real_time_factor_bucket{model="m",le="1"}': "0+10x200",
+    'real_time_factor_bucket{model="m",le="2"}': "0+10x200",
+    'real_time_factor_bucket{model="m",le="+Inf"}': "0+10x200",
+    'windows_total{model="m"}': "0+10x200",
+    'fallbacks_total{model="m"}': "0+1x200",
+}
+TROUBLE: dict[str, dict[str, str | None]] = {
+    "TickertapeNotReady": {'ready{instance="a"}': "0+0x200"},
+    "TickertapeGone": {'ready{instance="a"}': None},
+    "TickertapeErrors": {'requests_total{endpoint="e",model="m",status="500",code="x"}': "0+3x200"},
+    "TickertapeFull": {'requests_total{endpoint="e",model="m",status="503",code="overloaded"}': "0+10x200"},
+    "TickertapeQueue": {'queue_seconds_bucket{model="m",le="10"}': "0+5x200"},
+    "TickertapeSlow": {'real_time_factor_bucket{model="m",le="1"}': "0+1x200"},
+    "TickertapeFallbacks": {'fallbacks_total{model="m"}': "0+6x200"},
+}
+LABELS = {"TickertapeNotReady": {"instance": "a"}, "TickertapeQueue": {"model": "m"}, "TickertapeSlow": {"model": "m"},
+          "TickertapeFallbacks": {"model": "m"}}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    """Prometheus' own tool: the rules are valid, and each fires for its trouble, after its time, and for no other."""
+    rules = observe.alerts()["groups"][0]["rules"]
+    assert {rule["alert"] for rule in rules} == set(TROUBLE)
+    (tmp_path / "rules.yaml").write_text(observe.files()["alerts.yaml"])
+    cases = []
+    for trouble in (None, *TROUBLE):
+        series = {**QUIET, **TROUBLE.get(trouble or "", {})}
+        expected = {
+            rule["alert"]: [{
+                "exp_labels": {**rule["labels"], **LABELS.get(rule["alert"], {})},
+                "exp_annotations": rule["annotations"],
+            }] if rule["alert"] == trouble else []
+            for rule in rules
+        }  # fmt: skip
+        cases.append({
+            "interval": "1m",
+            "input_series": [
+                {"series": telemetry.PREFIX + name, "values": values} for name, values in series.items() if values
+            ],
+            "alert_rule_test": [
+                {"eval_time": "150m", "alertname": name, "exp_alerts": alerts} for name, alerts in expected.items()
+            ],
+        })  # fmt: skip
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": cases}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(tmp_path / "cases.yaml")], capture_output=True, text=True, check=False
+    )
+    assert (0, "") == (done.returncode, done.stderr.replace("  SUCCESS\n", ""))
 
 
 # ---- the image ----

@@ -24,6 +24,10 @@ ALERTS = {
         f"min by (instance) ({PREFIX}ready) == 0", "5m", "critical",
         "An instance has not been ready for five minutes: its engine does not answer. See its log.",
     ),
+    "TickertapeGone": (
+        f"absent({PREFIX}ready)", "10m", "critical",
+        "No instance is scraped at all. With none kept while idle (Cloud Run), leave this rule away.",
+    ),
     "TickertapeErrors": (
         f'sum(rate({PREFIX}requests_total{{status=~"5..",status!="503"}}[5m]))'
         f" / sum(rate({PREFIX}requests_total[5m])) > 0.01", "10m", "critical",
