@@ -152,10 +152,11 @@ def sound(number: int, seconds: float = 1.0, first: float | None = None) -> byte
     generator = np.random.default_rng(number)
     samples = (generator.uniform(-0.1, 0.1, round(seconds * SAMPLE_RATE)) * 32768).astype("<i2")
     samples[0] = number if first is None else round(first * 32768)
-    return _wav(samples.tobytes())
+    return wave_file(samples.tobytes())
 
 
-def _wav(data: bytes) -> bytes:
+def wave_file(data: bytes) -> bytes:
+    """A WAV file around samples of 16 bits, mono."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)

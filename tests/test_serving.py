@@ -11,19 +11,24 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
 from tests.checkpoint_factory import make_checkpoint
+from tests.chromium import EXAMPLES, Page, driver
 from tests.fakes import wav
-from tests.service import Service, calls, expected_text, sound, started, wait_until_ready
+from tests.service import Service, calls, expected_text, sound, started, wait_until_ready, wave_file
 from tests.slow import HANG, POISON
+from tickertape.audio import decode
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 WITH_AND_WITHOUT_RAY = pytest.mark.parametrize("service", ["ray", "alone"], indirect=True)
 ENGINES = "engine-slow"
+__all__ = ["driver"]  # the browser, for the test of the page
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +114,18 @@ class TestService:
         assert sent < 40_000_000
 
     def test_only_the_service_listens_outside(self, service: Service) -> None:
-        """Every port that does not need a token is on loopback."""
+        """The service listens where it was told to, everything else on the loopback."""
         pids = {service.process.pid, *service.children()}
-        open_to_all = {
-            psutil.Process(entry.pid).cmdline()[0]
-            for entry in psutil.net_connections("tcp")
-            if entry.status == psutil.CONN_LISTEN and entry.pid in pids and entry.laddr.ip in {"0.0.0.0", "::"}  # noqa: S104 - looked for, not listened on
-        }
-        assert set() == {name for name in open_to_all if not name.startswith("ray::ServeReplica")}
+        listening = [
+            entry for entry in psutil.net_connections("tcp") if entry.status == psutil.CONN_LISTEN and entry.pid in pids
+        ]
+        assert listening
+        outside = [entry for entry in listening if entry.laddr.ip.removeprefix("::ffff:") not in {"127.0.0.1", "::1"}]
+        assert [] == [psutil.Process(entry.pid).cmdline()[0] for entry in outside]
+
+    def test_only_what_serves_runs(self, service: Service) -> None:
+        """Ray's dashboard, its agent and the autoscaler are left out: they cost seconds and memory."""
+        assert [] == [pid for name in ("dashboard", "Dashboard", "autoscaler/") for pid in service.children(name)]
 
     def test_log_lines_are_json(self, service: Service) -> None:
         """Every line on standard output is one JSON object with a severity."""
@@ -142,8 +151,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slow(folder: Path) -> Iterator[Service]:
-    """Two replicas of an engine that takes 0.2 s a call."""
-    flags = ["--engine", "tests.slow:engine", "--model", f"slow=0.2:{folder}", "--engine-replicas", "2", "--no-page"]
+    """Two replicas of an engine that takes 0.2 s a call, and the page."""
+    flags = ["--engine", "tests.slow:engine", "--model", f"slow=0.2:{folder}", "--engine-replicas", "2"]
     limits = ["--cpus-per-replica", "1", "--batch", "4", "--engine-timeout", "3", "--audio-seconds-in-flight", "100000"]
     with started(*flags, *limits) as running:
         yield running
@@ -220,6 +229,32 @@ async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -
     await asyncio.sleep(1.0)
     assert seen == len([number for call in calls(folder) for number in call if number in numbers])
     assert seen < len(numbers)
+
+
+@pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
+def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -> None:
+    """From `/` one comes to the page; a file becomes text piece by piece, a row plays from its time, errors show."""
+    page = Page(driver, slow.url)
+    page.resize(1280, 960)
+    page.open()
+    page.run("window.news = []; tickertape.addEventListener('answer', ({detail}) => news.push(detail))")
+    recording = tmp_path / "long.wav"
+    clip = decode(EXAMPLES / "lost-card.flac").samples[0]
+    recording.write_bytes(wave_file((np.tile(clip, 24) * 32767).astype("<i2").tobytes()))
+    page.upload(recording)
+    texts = page.done()
+    assert len(texts) > 2
+    growing = page.run("return news.filter((one) => one.state == 'running').map((one) => (one.segments ?? []).length)")
+    assert growing == sorted(growing)
+    assert set(growing) & set(range(1, len(texts)))  # some of the text was there before all of it
+    page.all(".tt-text td button")[1].click()
+    start = page.run("return Number(document.querySelectorAll('#tt-table tr[data-start]')[1].dataset.start)")
+    page.until(lambda: page.run("return document.querySelector('#tt-audio').currentTime") >= start > 0)
+    assert f"{slow.url}/v1/audio/transcriptions" in page.run("return document.querySelector('#tt-snippet').textContent")
+    (tmp_path / "empty.txt").write_text("no sound\n" * 10)
+    page.upload(tmp_path / "empty.txt")
+    assert page.until(lambda: page.at("error").text)
+    assert any('"endpoint":"page","status":200' in line for line in slow.lines)
 
 
 def drains(service: Service, requests: int) -> None:

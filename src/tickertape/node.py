@@ -4,7 +4,8 @@ Ray starts three more, each of which imports all of it: a dashboard's server, on
 a dashboard reports usage only; an autoscaler, which has nothing to scale on one machine; and a dashboard's agent, which
 exports Ray's own metrics. There is no setting against them, so what starts them stands aside meanwhile. Nor is there
 one for how long Ray waits for its node, which is 30 s: on a machine that is busy with other things it gets `PATIENCE`.
-Where a later Ray is built otherwise, or does not start this way, it starts its own way; `tests/test_serving.py` tells.
+A raylet gives its agents 15 s, whatever one says, so starting can still fail; then it is tried again, at last in Ray's
+own way. Where a later Ray is built otherwise, it starts in its own way too; `tests/test_serving.py` tells.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from tickertape import agent
 from tickertape.errors import EngineFailed
+from tickertape.frame import event_line, to_stdout
 
 LEFT_OUT = ("start_api_server", "start_monitor")  # methods of Ray's node
 AGENT = "--dashboard_agent_command="  # how the raylet is told to start its agent
+ATTEMPTS = (True, True, False)  # whether each is lean; the last is Ray's own way
 PATIENCE = 120  # seconds for each step of Ray's start; a quiet machine takes one or two
 LOOK = 0.05  # seconds between looks whether the node is there; Ray itself asks without a pause
 ENVIRONMENT = {  # of the node's processes
@@ -50,35 +53,29 @@ def start(*, namespace: str, cpus: float, gpus: float, store: int, folder: str) 
         "_temp_dir": folder,
         "_system_config": {"automatic_object_spilling_enabled": False},  # audio must not reach a disk
     }
-    with _patient(), suppress(Exception), _lean():  # Ray's own word, of no special class
-        ray.init(**wanted)
-        return
-    ray.shutdown()
-    try:
-        with _patient():
-            ray.init(**wanted)
-    except Exception as error:
-        raise EngineFailed("Ray did not start; is the machine too busy? --no-ray does without.") from error
+    for lean in ATTEMPTS:
+        try:
+            with _eased(lean):
+                ray.init(**wanted)
+        except Exception as error:  # noqa: BLE001, PERF203 - Ray's own word, of no special class
+            ray.shutdown()
+            failure = error
+            to_stdout(event_line("WARNING", "Ray did not start", error=type(error).__name__, lean=lean))
+        else:
+            return
+    raise EngineFailed("Ray did not start; is the machine too busy? --no-ray does without.") from failure
 
 
 @contextmanager
-def _lean() -> Iterator[None]:
-    """For the length of the block, Ray's nodes start without what is left out, and with our agent."""
+def _eased(lean: bool) -> Iterator[None]:
+    """For the length of the block, Ray waits for its nodes with patience, and starts what is wanted only if `lean`."""
     from ray._private import node, services
 
-    with (
-        _replaced(node.Node, dict.fromkeys(LEFT_OUT, _nothing)),
-        _replaced(services, {"start_ray_process": _with_our_agent(getattr(services, "start_ray_process", _nothing))}),
-    ):
-        yield
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """For the length of the block, Ray waits with patience for its nodes."""
-    from ray._private import services
-
-    with _replaced(services, {"get_node": _asked_again(getattr(services, "get_node", _nothing))}):
+    raylets: list[Any] = []
+    begin, ask = (getattr(services, name, _nothing) for name in ("start_ray_process", "get_node"))
+    wrapped = {"start_ray_process": _beginning(begin, raylets, lean), "get_node": _asking(ask, raylets)}
+    left_out = dict.fromkeys(LEFT_OUT, _nothing) if lean else {}
+    with _replaced(services, wrapped), _replaced(node.Node, left_out):
         yield
 
 
@@ -99,21 +96,25 @@ def _nothing(*_: Any, **__: Any) -> None:
     """What is started instead."""
 
 
-def _with_our_agent(begin: Callable[..., Any]) -> Callable[..., Any]:
-    """The same start of a process, but a raylet is given our agent in the place of Ray's."""
+def _beginning(begin: Callable[..., Any], raylets: list[Any], lean: bool) -> Callable[..., Any]:
+    """The same start of a process; a raylet is noted, and given our agent in the place of Ray's if `lean`."""
 
     def beginning(command: list[str], *arguments: Any, **options: Any) -> Any:
         told = dict(word.split("=", 1) for word in command if word.startswith(("--session_dir=", "--node_id=")))
-        if len(told) == 2:
+        raylet = len(told) == 2 and any(word.startswith(AGENT) for word in command)
+        if raylet and lean:
             ours = [sys.executable, "-I", "-S", agent.__file__, told["--session_dir"], told["--node_id"]]
             command = [AGENT + subprocess.list2cmdline(ours) if word.startswith(AGENT) else word for word in command]
-        return begin(command, *arguments, **options)
+        begun = begin(command, *arguments, **options)
+        if raylet:
+            raylets.append(begun.process)
+        return begun
 
     return beginning
 
 
-def _asked_again(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """The same question, asked until there is an answer or patience ends. Raises what `ask` raises then."""
+def _asking(ask: Callable[..., Any], raylets: list[Any]) -> Callable[..., Any]:
+    """The same question, asked until there is an answer, the raylet has died or patience ends; then it raises."""
 
     def asking(*arguments: Any, **options: Any) -> Any:
         until = time.monotonic() + PATIENCE
@@ -121,8 +122,8 @@ def _asked_again(ask: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return ask(*arguments, **options)
             except RuntimeError:  # noqa: PERF203 - the node has not registered yet
-                if time.monotonic() > until:
-                    raise
                 time.sleep(LOOK)
+                if time.monotonic() > until or any(process.poll() is not None for process in raylets):
+                    raise
 
     return asking

@@ -8,9 +8,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.browser.conftest import EXAMPLES, Page, Prompter
+from tests.browser.conftest import Prompter
+from tests.chromium import EXAMPLES, PATIENCE, Page
+from tests.fakes import wav
+from tickertape.local import BATCH
 
 SAVINGS = "Transfer $250 to savings."
 LOST = "I lost my debit card in Chicago. The last four digits are 4421."
@@ -57,6 +61,7 @@ def test_a_bad_file_gets_a_sentence(page: Page, tmp_path: Path) -> None:
     assert re.fullmatch(r"[A-Z].+\.", error)
     assert "Traceback" not in page.driver.page_source
     assert bad.name not in error
+    assert not page.at("play").is_enabled()
     (tmp_path / "empty.wav").touch()
     page.upload(tmp_path / "empty.wav")
     page.until(lambda: page.at("error").text == "The file is empty.")
@@ -116,9 +121,7 @@ def select(page: Page, name: str, value: str) -> None:
 
 
 def test_text_appears_while_later_windows_wait(page: Page, prompter: Prompter, tmp_path: Path) -> None:
-    """Of a long recording, the bar and the first text move before the end; it can be stopped."""
-    from tests.fakes import wav
-
+    """Of a long recording, the bar and the first text move before the end."""
     recording = tmp_path / "long.wav"
     recording.write_bytes(wav(590, rate=8000))
     prompter.gate = threading.Event()
@@ -132,6 +135,36 @@ def test_text_appears_while_later_windows_wait(page: Page, prompter: Prompter, t
     page.until(lambda: len(page.rows()) > 1)
     page.until(lambda: page.at("take").is_displayed())
     assert 590 == pytest.approx(page.run("return Number(document.querySelector('#tt-seek').max)"), abs=1)
+
+
+def test_stop_stops_the_work(page: Page, prompter: Prompter, server: str, tmp_path: Path) -> None:
+    """Goal 9 in the browser: after Stop nothing more is decoded, the server is idle, and the page takes the next."""
+    recording = tmp_path / "long.wav"
+    recording.write_bytes(wav(590, rate=8000))
+    prompter.loudness.clear()
+    prompter.gate = threading.Event()
+    page.upload(recording)
+    try:
+        page.until(lambda: page.at("stop").is_displayed() and page.at("length").text)
+        page.at("stop").click()
+        page.until(lambda: page.at("status").text == "Stopped.")
+        assert not page.at("stop").is_displayed()
+        page.until(lambda: in_flight(server) == 0)
+    finally:
+        prompter.gate.set()
+        prompter.gate = None
+    page.upload(EXAMPLES / "transfer-to-savings.wav")
+    assert [SAVINGS] == page.done()
+    assert len(prompter.loudness) <= BATCH + 1  # what the engine had begun, and the second recording
+    assert "" == page.at("error").text
+    page.at("again").click()
+    assert [SAVINGS] == page.done()
+
+
+def in_flight(server: str) -> float:
+    """Requests that the server is answering, by its own count."""
+    lines = httpx.get(f"{server}/metrics", timeout=PATIENCE).text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("tickertape_requests_in_flight "))
 
 
 def test_a_telephone_shows_everything(page: Page) -> None:

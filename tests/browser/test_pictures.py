@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import EXAMPLES, Page
+from tests.chromium import EXAMPLES, Page
 from tests.fakes import Serving
 from tickertape import ui
 from tickertape.alone import open_models

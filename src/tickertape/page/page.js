@@ -76,7 +76,8 @@ function complain(message) {
     busy(false);
     if (!answer?.segments?.length) {
       at("tape").dataset.state = current ? "ready" : "idle";
-      at("empty").hidden = !!current;
+      at("play").disabled = !current || (!!answer && !answer.duration); // what is no recording cannot be heard either
+      at("empty").hidden = false;
     }
   }
 }
@@ -380,7 +381,7 @@ async function startRecording() {
   audio.pause();
   current = null;
   clear();
-  at("empty").hidden = true;
+  at("empty").hidden = false;
   const kind = ["audio/webm;codecs=opus", "audio/mp4", "audio/ogg"].find((name) => MediaRecorder.isTypeSupported(name));
   const mine = { recorder: new MediaRecorder(stream, kind ? { mimeType: kind } : {}), stream, pieces: [] };
   recorder = mine;
