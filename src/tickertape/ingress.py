@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tickertape.lines import speak_json
 from tickertape.pipeline import Model
 from tickertape.remote import RayBackend
+from tickertape.replicas import stay_home
 from tickertape.roster import open_detector
 from tickertape.settings import Settings
 
@@ -29,6 +30,7 @@ class Ingress:
 
     def __init__(self, engines: Mapping[str, Any], settings: Settings, places: int, *, page: bool = False) -> None:
         speak_json()
+        stay_home()
         self._engines = engines
         self._settings = settings
         self._places = places

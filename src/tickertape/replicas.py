@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import faulthandler
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
 
 from tickertape.errors import DecodeError
 from tickertape.frame import event_line, to_stdout, trace_line
@@ -21,6 +22,22 @@ from tickertape.settings import Settings
 from tickertape.types import Decoded, Engine, Options, Window
 
 WARNED = 0.1  # seconds from telling that a suspect begins until it does: the news is out before the process can die
+
+
+def stay_home() -> None:
+    """Let the gRPC port that Serve opens in each replica listen on the node's own address only, as Ray's others do.
+
+    For a Ray of our own that is the loopback. Serve takes every address and has no setting; where a later Serve names
+    the function otherwise the port is as it was, behind Ray's token; `tests/test_serving.py` tells.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    listen: Callable[[Any, str], int] | None = getattr(replica, "add_port_to_grpc_server", None)
+    if listen is not None:
+        host = f"[{address}]" if ":" in address else address
+        vars(replica)["add_port_to_grpc_server"] = lambda server, where: listen(server, where.replace("[::]", host))
 
 
 class Watched:
@@ -48,6 +65,7 @@ class EngineReplica:
 
     def __init__(self, name: str, source: str, settings: Settings) -> None:
         speak_json()
+        stay_home()
         opened = open_engine(name, source, settings)
         self._model = opened.model
         self._backend = LocalBackend(Watched(opened.engine, settings.engine_timeout), batch=settings.batch)
