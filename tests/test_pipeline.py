@@ -184,13 +184,13 @@ async def test_channels_are_heard_apart() -> None:
 
 
 async def test_silence_gives_an_empty_transcript() -> None:
-    """Where no speech is found no window is decoded, and the transcript is empty."""
+    """Where no speech is found no window is decoded; the transcript is empty and says why."""
     backend = FakeBackend()
     updates = await collect(audio(60), backend, Options(), detect=no_speech)
     assert [] == backend.heard
     assert 1 == len(updates)
     assert updates[0].transcript is not None
-    assert "" == updates[0].transcript.text
+    assert ("", "no_speech") == (updates[0].transcript.text, updates[0].transcript.notices[-1].code)
 
 
 async def test_without_detection_windows_are_plain() -> None:

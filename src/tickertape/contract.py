@@ -384,8 +384,9 @@ Streams (`stream=true`) are server-sent events: `transcript.text.delta` for each
 
 Answers that are JSON have `warnings`, a list of `{code, message}`, if there was something to say about the recording or
 the request: the codes in [audio](audio.md), and `languages_detected` (several `languages[]` were given; the one that is
-spoken is detected freely), `prompt_truncated` (the prompt is probably longer than the 223 tokens that count) and
-`chunking_defaults` (the thresholds of `chunking_strategy` are not ours).
+spoken is detected freely), `prompt_truncated` (the prompt is probably longer than the 223 tokens that count),
+`chunking_defaults` (the thresholds of `chunking_strategy` are not ours) and `no_speech` (nobody was heard to speak, so
+the text is empty).
 
 ## Fields
 

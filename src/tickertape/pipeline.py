@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from tickertape import windows
 from tickertape.assemble import Assembler
 from tickertape.errors import OptionError
-from tickertape.types import Audio, Backend, Decoded, Options, Samples, Segment, Span, Transcript, Window
+from tickertape.types import Audio, Backend, Decoded, Notice, Options, Samples, Segment, Span, Transcript, Window
 
 IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine never waits for us
 SURE = 0.5  # a language detected with at least this probability holds for the whole recording
+NO_SPEECH = Notice("no_speech", "Nobody was heard to speak in the recording.")
 
 Detect = Callable[[Samples], Iterable[Span]]
 
@@ -96,7 +97,10 @@ async def transcribe(
         async for window, decoded in results:
             yield Update(assembler.add(window, decoded), behind.move(window), total, decoded)
     rest = assembler.finish()
-    yield Update(rest, total, total, transcript=assembler.transcript())
+    transcript = assembler.transcript()
+    if not transcript.segments:
+        transcript = replace(transcript, notices=(*transcript.notices, NO_SPEECH))
+    yield Update(rest, total, total, transcript=transcript)
 
 
 def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Iterator[Window]:
