@@ -14,7 +14,7 @@ from pathlib import Path
 
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 NONE = "-1"  # Ray's word for a port that is not in use
-LOOK = 1.0  # seconds between looks whether the raylet is still there
+LOOK = 0.2  # seconds between looks whether the raylet is still there
 
 
 def main(session: str, node: str) -> None:
