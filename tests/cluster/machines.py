@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, each with processes of its own, as KubeRay would make it of pods.
 
-The head's proxy stands for those of the ingress pods, which is where the cluster's Service sends requests.
+The proxies of the head and of the ingress nodes share a port, as if the cluster's Service stood before them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tickertape.tools.kuberay import INGRESS, REQUESTS, KubeRay
 if TYPE_CHECKING:
     from ray._private.node import Node
 
+ELSEWHERE = "RAY_SERVE_WORKER_PROXY_HTTP_PORT"  # Ray's own: where a node's proxy listens
 PORTS = {  # of a node's agents, and the names under which a node looks for them
     "dashboard_agent_listen_port": "DASHBOARD_AGENT_LISTEN_PORT_NAME",
     "metrics_agent_port": "METRICS_AGENT_PORT_NAME",
@@ -57,8 +58,12 @@ class Machines:
         self.engines = [self.add_engine() for _ in range(wanted.engines)]
 
     def add_engine(self) -> Node:
-        """One more node for an engine."""
-        return self._add(num_cpus=self._cpus)
+        """One more node for an engine; its proxy listens elsewhere, since the Service leaves such pods out."""
+        os.environ[ELSEWHERE] = str(free_port())
+        try:
+            return self._add(num_cpus=self._cpus)
+        finally:
+            del os.environ[ELSEWHERE]
 
     def _add(self, **knobs: Any) -> Node:
         with _patience():
@@ -108,7 +113,6 @@ def machines(wanted: KubeRay) -> Iterator[Machines]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(START_SECONDS)),
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(int(START_SECONDS)),
-        "TEST_WORKER_NODE_HTTP_PORT": str(free_port()),  # Serve's own: or all nodes' proxies would share one port here
     })  # fmt: skip
     made: Machines | None = None
     try:
