@@ -5,6 +5,7 @@
 #   tests/image/build.sh again      only the trial, on what was built last: two minutes on a quiet machine
 #   tests/image/build.sh load       what was built last, within 4 GiB and 2 processors, with a model of base shape
 #
+# Settings of the service are passed on: `TICKERTAPE_RAY=false tests/image/build.sh again`.
 # Needs root on Debian and the package indexes, but neither Docker nor a registry: the base image is made by debootstrap
 # and given the name that the Dockerfile asks for. Certificates and pip's settings of this machine go into that base.
 # The base and the steps that are finished are kept below build/image; `rm -rf build/image` begins anew.

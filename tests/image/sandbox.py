@@ -43,6 +43,7 @@ class Sandbox:
         self.config = json.loads(Path(description).read_text())["Docker"]["config"]
         self.environment = dict(entry.split("=", 1) for entry in self.config["Env"])
         self.environment["K_SERVICE"] = "tickertape"  # as Cloud Run does: a short grace
+        self.environment |= {name: value for name, value in os.environ.items() if name.startswith("TICKERTAPE_")}
         loopback_up()
         self.group = Group(memory, cpus) if memory or cpus else None
         self.live = mounted(image_root, model, self.group)
