@@ -20,7 +20,7 @@ from tickertape.errors import Overloaded, TickertapeError
 from tickertape.failures import NoSuchPath, NotReady
 from tickertape.forms import body_cap
 from tickertape.frame import App, Message, Receive, Send
-from tickertape.lines import speak_json
+from tickertape.lines import keep_json, speak_json
 
 LIMIT = "TICKERTAPE_PROXY_BODY_LIMIT"  # how the limit reaches the proxies' processes; bytes
 STEERING = frozenset({
@@ -51,6 +51,7 @@ class Doorman:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Let a request in, cleaned."""
+        keep_json()
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

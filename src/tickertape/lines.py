@@ -36,3 +36,11 @@ def speak_json(level: int = logging.WARNING) -> None:
             logger.addHandler(handler)
         logger.setLevel(level)
     logging.getLogger("ray.serve").propagate = False
+
+
+def keep_json() -> None:
+    """Speak JSON again if a library has put its own handler back, as Ray Serve does when settings reach a proxy."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        if type(handler) is logging.StreamHandler and not isinstance(handler.formatter, JsonFormatter):
+            speak_json()
+            return
