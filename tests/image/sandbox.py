@@ -49,11 +49,15 @@ class Sandbox:
         self.live = mounted(image_root, model, self.group)
         if model:
             self.environment["TICKERTAPE_MODEL"] = "/mnt"
-        ctypes.CDLL(None).unshare(CLONE_NEWPID)  # the next process is number 1, and the others its children
 
     def serve(self) -> subprocess.Popen[bytes]:
-        """Start what the image starts."""
-        return self.start([*self.config["Entrypoint"], *self.config["Cmd"]], first=True)
+        """Start what the image starts, as process 1 of a namespace."""
+        library, command = ctypes.CDLL(None), [*self.config["Entrypoint"], *self.config["Cmd"]]
+        with Path("/proc/self/ns/pid").open() as ours:
+            library.unshare(CLONE_NEWPID)  # for the next process, not for this one
+            server = self.start(command, first=True)
+            library.setns(ours.fileno(), CLONE_NEWPID)  # else no thread could be started here
+        return server
 
     def start(self, command: Sequence[str], *, first: bool = False, **options: Any) -> subprocess.Popen[bytes]:
         """Start a command as the image's user."""
