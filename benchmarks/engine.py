@@ -380,7 +380,7 @@ def plan(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
         if "shares" in only and shape == "base":
             yield f"shares-{shape}", lambda shape=shape: shares(bench, shape, 100)
     if "start" in only:
-        yield "start", lambda: start(bench)
+        yield f"start-{TUNED}", lambda: start(bench)
 
 
 MEASUREMENTS = ("throughput", "trimmed", "memory", "shares", "start")
