@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tickertape.types import SAMPLES_PER_TOKEN
-from tickertape.words import Alignment, timed
+from tickertape.types import SAMPLES_PER_TOKEN, Word
+from tickertape.words import Alignment, begun, timed
 
 SECOND = 16_000
 
@@ -77,3 +77,11 @@ def test_a_pause_is_not_part_of_a_word() -> None:
 def test_no_words_no_times() -> None:
     """An empty text has no words."""
     assert [] == timed([], Alignment([], []), SECOND)
+
+
+def test_the_first_word_begins_with_its_segment() -> None:
+    """The silence before a segment is no part of its first word; a start outside that word changes nothing."""
+    words = [Word(" one", 0, SECOND, 0.5), Word(" two", SECOND, 2 * SECOND, 0.5)]
+    assert [SECOND // 2, SECOND] == [word.start for word in begun(words, SECOND // 2)]
+    assert words == begun(words, 0) == begun(words, SECOND)
+    assert [] == begun([], SECOND)

@@ -30,7 +30,7 @@ from tickertape.languages import SPACELESS
 from tickertape.machine import cores, keep_freed_memory
 from tickertape.tokens import Phrase, Tokens
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, Options, Segment, Window, Word
-from tickertape.words import Alignment, timed
+from tickertape.words import Alignment, begun, timed
 
 # Lengths to which trimmed windows are padded, in seconds: few enough that windows meet in a batch.
 TRIMMED_SECONDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
@@ -346,7 +346,7 @@ class WhisperEngine:
                 token_bytes=tuple(self._tokens.bytes_of(token) for token in segment.tokens),
             )
         if options.word_timestamps:
-            segment = replace(segment, words=tuple(words))
+            segment = replace(segment, words=tuple(begun(words, segment.start) if options.timestamps else words))
         if words and not options.timestamps:
             segment = replace(segment, start=words[0].start, end=words[-1].end)
         return segment

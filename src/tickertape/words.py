@@ -41,6 +41,16 @@ def timed(words: Sequence[TextTokens], alignment: Alignment, length: int) -> lis
     return _merged(_shortened(found))
 
 
+def begun(words: list[Word], start: int) -> list[Word]:
+    """A segment's words, of which the first does not begin before the segment does.
+
+    The alignment's path begins where the window does: the first word would hold the silence before it.
+    """
+    if not words or not words[0].start < start < words[0].end:
+        return words
+    return [replace(words[0], start=start), *words[1:]]
+
+
 def _token_starts(alignment: Alignment, count: int, length: int) -> list[int]:
     """Where each token begins, in samples, and where the last one ends."""
     starts = [length] * (count + 1)
