@@ -180,12 +180,12 @@ def mounted(image_root: str, model: str, group: Group | None) -> str:
 
 
 def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
-    """Ask as Cloud Run's startup probe does."""
+    """Ask as a startup probe does, with more patience."""
     until = time.monotonic() + READY_WITHIN
     while time.monotonic() < until:
         assert server.poll() is None, f"the service ended with {server.returncode}"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz", timeout=15):
                 return
         except OSError:
             time.sleep(0.2)
