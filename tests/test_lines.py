@@ -15,9 +15,11 @@ from tickertape.lines import JsonFormatter, keep_json, speak_json
 
 @pytest.fixture
 def untouched() -> Iterator[None]:
-    """The loggers are afterwards as they were."""
+    """The loggers have no handlers, and are afterwards as they were."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.serve", "ray.data", "uvicorn", "uvicorn.error")]
     before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers.clear()
     yield
     for logger, handlers, level, propagate in before:
         logger.handlers[:], logger.propagate = handlers, propagate
