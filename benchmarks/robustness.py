@@ -44,7 +44,7 @@ class Step:
 def steps(checkpoint: Path) -> dict[str, Step]:
     """All of them, in order. `checkpoint` is of the base shape."""
     service = ["-m", "benchmarks.service", str(checkpoint), "--only", "throughput", "--modes"]
-    few = ("--rounds", "1", "--windows", "16")
+    few = ("--rounds", "1", "--windows", "48")
     return {
         "overload": Step("goal 8, C11: ten times what the engines can do", ["-m", "tests.chaos", "c11"]),
         "throughput": Step("throughput over HTTP, without Ray, beside the engine's", [*service, "alone"], small=few),
