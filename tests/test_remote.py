@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tickertape.errors import DeadlineExceeded, EngineFailed, Overloaded
+from tickertape.errors import DeadlineExceeded, EngineFailed, HarmfulAudio, Overloaded
 from tickertape.remote import Budget, RayBackend, Turns
 from tickertape.types import Decoded, Options, Window
 
@@ -104,7 +104,7 @@ async def test_a_window_that_kills_twice_is_not_tried_again() -> None:
     """An engine that it had to itself and that died of it ends the matter."""
     died = exceptions.ActorDiedError()
     handle = Handle([died], [None, died])
-    with pytest.raises(EngineFailed, match="Two engines died"):
+    with pytest.raises(HarmfulAudio, match="Two engines died"):
         await backend(handle).decode(WINDOW, Options())
     assert 2 == handle.asked
 

@@ -178,7 +178,7 @@ def test_a_killed_engine_loses_nothing(slow: Service, folder: Path) -> None:
 
 
 def test_a_hostile_recording_kills_two_engines_at_most(slow: Service, folder: Path) -> None:
-    """The recording that kills its engine gets a 500 after two deaths; those beside it are answered."""
+    """The recording that kills its engine gets a 400 after two deaths; those beside it are answered."""
     wait_until_ready(slow)
     bystanders = [sound(number) for number in range(101, 121)]
     before = len(list(folder.iterdir()))
@@ -189,7 +189,7 @@ def test_a_hostile_recording_kills_two_engines_at_most(slow: Service, folder: Pa
         answers = [each.result() for each in asked]
         answer = poisoned.result()
     assert [200] * 20 == [answer.status_code for answer in answers]
-    assert (500, "engine_failed") == (answer.status_code, answer.json()["error"]["code"])
+    assert (400, "harmful_audio") == (answer.status_code, answer.json()["error"]["code"])
     wait_until_ready(slow)
     assert len(list(folder.iterdir())) - before <= 2
 

@@ -23,6 +23,7 @@
     │       └── CorruptCheckpoint    truncated or tampered with
     └── DecodeError                  a window could not be decoded: HTTP 5xx, exit code 1
         ├── EngineFailed             the engine raised
+        ├── HarmfulAudio             two engines died of it: HTTP 400
         ├── Overloaded               no room; try again later
         ├── DeadlineExceeded         nobody waits for the answer any more
         └── ShuttingDown             the service is draining
@@ -198,6 +199,12 @@ class EngineFailed(DecodeError):
     """The engine raised."""
 
     code: str = "engine_failed"
+
+
+class HarmfulAudio(DecodeError):
+    """Two engines died of the recording."""
+
+    code: str = "harmful_audio"
 
 
 class Overloaded(DecodeError):

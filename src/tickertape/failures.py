@@ -20,6 +20,7 @@ from tickertape.errors import (
     DeadlineExceeded,
     DecodeError,
     FileTooLarge,
+    HarmfulAudio,
     ModelNotFound,
     Overloaded,
     ShuttingDown,
@@ -91,6 +92,7 @@ class NotReady(DecodeError):
 
 STATUSES: dict[type[TickertapeError], int] = {  # the nearest ancestor counts
     CallerError: 400,
+    HarmfulAudio: 400,
     Unauthorized: 401,
     ModelNotFound: 404,
     NoSuchPath: 404,

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from tickertape.errors import DeadlineExceeded, DecodeError, EngineFailed, Overloaded
+from tickertape.errors import DeadlineExceeded, DecodeError, EngineFailed, HarmfulAudio, Overloaded
 from tickertape.frame import Emit, event_line, to_stdout
 from tickertape.local import due
 from tickertape.types import Decoded, Options, Window
@@ -155,7 +155,7 @@ class RayBackend:
                 if not _died(error):
                     return EngineFailed(f"The engine failed: {type(error).__name__}.")
             if begun:
-                return EngineFailed("Two engines died of this recording; it is not tried again.")
+                return HarmfulAudio("Two engines died of this recording; it is not tried again.")
         return EngineFailed("Too many engines died to decode this recording.")
 
     async def _stream(self, window: Window, options: Options) -> AsyncGenerator[Decoded | DecodeError | None, None]:

@@ -164,7 +164,7 @@ def c10_poison(service: Service, folder: Path) -> Figures:
     wait_until_ready(service)
     deaths = len(list(folder.iterdir())) - before
     figures = {"bystanders_lost": lost, "engines_died": deaths, "status": poison.status_code}
-    return {**figures, "passed": not lost and deaths <= 2}
+    return {**figures, "passed": not lost and deaths <= 2 and poison.status_code == 400}
 
 
 def c14_half_uploads(service: Service, folder: Path) -> Figures:
