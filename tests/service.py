@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import wave
 import zlib
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import numpy.random  # now: many threads that are the first to ask for it at once fail
+from typing_extensions import Self
 
 from tests.fakes import wav
 from tickertape.types import SAMPLE_RATE
@@ -61,6 +64,28 @@ class Service:
     def children(self, name: str = "") -> list[int]:
         """Ids of the processes below it whose command line holds `name`."""
         return [pid for pid in descendants(self.process.pid) if name in command_line(pid)]
+
+
+class Clients:
+    """Threads that each do `ask(number)` again and again until the block ends."""
+
+    def __init__(self, count: int) -> None:
+        self.outcomes: list[tuple[float, float, str]] = []  # a time, the seconds it took, what came
+        self._going = True
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._going = False
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, client: int) -> None:
+        raise NotImplementedError
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import signal
 import socket
 import statistics
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import psutil
 from tests.audio_factory import encode, speech
 from tests.chaos.flood import Flood
 from tests.chaos.mutants import sent
-from tests.service import Service, calls, expected_text, free_port, sound, started, wait_until_ready
+from tests.service import Clients, Service, calls, expected_text, free_port, sound, started, wait_until_ready
 from tests.slow import HANG, POISON
 
 ENGINE, API, PROXY, CONTROLLER = "engine-slow", "tickertape:tickertape", "ProxyActor", "ServeController"
@@ -46,25 +45,13 @@ def kill(service: Service, name: str) -> None:
     os.kill(service.children(name)[0], signal.SIGKILL)
 
 
-class Load:
+class Load(Clients):
     """Requests at a steady rate until the block ends; what became of each."""
 
     def __init__(self, service: Service, clients: int, recording: Callable[[int], bytes] = sound) -> None:
-        self.outcomes: list[tuple[float, float, str]] = []  # when it ended, seconds it took, status or exception
+        super().__init__(clients)  # an outcome's time is when it ended
         self._service = service
         self._recording = recording
-        self._going = True
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._going = False
-        for thread in self._threads:
-            thread.join()
 
     def _ask(self, client: int) -> None:
         number = 1000 * (client + 1)

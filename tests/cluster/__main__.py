@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,7 +23,7 @@ import httpx
 import yaml
 
 from tests.cluster.machines import Machines, folder_of_calls, machines, strike
-from tests.service import calls, expected_text, sound
+from tests.service import Clients, calls, expected_text, sound
 from tickertape.tools.kuberay import KubeRay
 
 SECONDS = 1.0  # that the engine takes for a batch
@@ -88,24 +87,12 @@ def _scenes(found: Machines, load: Load, folder: Path, *, silent: bool) -> dict[
     return results
 
 
-class Load:
+class Load(Clients):
     """Clients that each send a recording, wait for its text and send the next, until the block ends."""
 
     def __init__(self, url: str, clients: int) -> None:
-        self.outcomes: list[tuple[float, float, str]] = []  # when it was sent, seconds it took, what came
+        super().__init__(clients)  # an outcome's time is when it was sent
         self._url = f"{url}/v1/audio/transcriptions"
-        self._going = True
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._going = False
-        for thread in self._threads:
-            thread.join()
 
     @property
     def waiting(self) -> bool:
