@@ -40,8 +40,9 @@ BATCH_FRAMES = 7_200  # mel frames in a process's batch, padding included: 72 s 
 BATCH_WINDOWS = 32
 LETTERS_ALONE = 0.32  # share of the budget in which only CTC trains
 SHORT_FRAMES = 800  # windows up to 8 s: they carry the same speech as long ones at less cost
-# From a share of the budget on: the share of batches padded to 30 s, and of the windows longer than 8 s that are kept.
-STAGES = {0.0: (0.0, 0.0), 0.5: (0.02, 0.2), 0.65: (0.05, 0.5), 0.85: (0.12, 1.0)}
+# From a share of the budget on: the share of batches of which a window is also heard padded to 30 s, and of the windows
+# longer than 8 s that are kept.
+STAGES = {0.0: (0.0, 0.0), 0.5: (0.1, 0.2), 0.65: (0.5, 0.5), 0.85: (1.0, 1.0)}
 WARM_UP = 0.02
 MATRIX_RATE = 2.0  # Muon's learning rate, relative to AdamW's
 PLATEAU = 0.68  # share of the budget after which the learning rate falls
@@ -61,9 +62,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames [batch, frames, 80]; tokens and labels [batch, tokens]; letters of all windows end to end, and counts."""
+    """Frames [batch, frames, 80]; tokens and labels [batch, tokens]; letters of all windows end to end, and counts.
+
+    `padded` are the first few windows again, with digital silence up to 30 s.
+    """
 
     frames: Tensor
+    padded: Tensor
     tokens: Tensor
     labels: Tensor
     letters: Tensor
@@ -185,20 +190,16 @@ class Corpus:
 
 
 def batches(corpus: Corpus, words: Vocabulary, seed: str, done: float) -> Iterator[Batch]:
-    """One pass over the corpus in batches of like length; some batches padded to 30 s, more near the end."""
+    """One pass over the corpus in batches of like length; some with a window padded to 30 s, more near the end."""
     rng = random.Random(seed)
     full_share, long_share = STAGES[max(start for start in STAGES if start <= done)]
     examples = [example for example in corpus.refresh() if example.frames <= SHORT_FRAMES or rng.random() < long_share]
     rng.shuffle(examples)
     for group in _like_lengths(examples, rng):
-        if rng.random() < full_share:
-            for part in _split(group, 2):
-                yield collate(corpus, words, part, FULL_FRAMES, rng)
-            continue
+        rng.shuffle(group)
         longest = max(example.frames for example in group)
-        yield collate(
-            corpus, words, group, min(FULL_FRAMES, _round(longest + rng.choice((0, 0, 20, 50, 100, 200)))), rng
-        )
+        length = min(FULL_FRAMES, _round(longest + rng.choice((0, 0, 20, 50, 100, 200))))
+        yield collate(corpus, words, group, length, rng, padded=int(rng.random() < full_share))
 
 
 def _like_lengths(examples: list[Example], rng: random.Random, pool: int = 2_000) -> Iterator[list[Example]]:
@@ -223,14 +224,13 @@ def _round(frames: int) -> int:
     return -(-frames // quantum) * quantum
 
 
-def _split(group: list[Example], size: int) -> list[list[Example]]:
-    return [group[at : at + size] for at in range(0, min(len(group), 2 * size), size)]
-
-
-def collate(corpus: Corpus, words: Vocabulary, group: list[Example], length: int, rng: random.Random) -> Batch:
-    """Windows as one batch: padded, masked, with their decoder sequences and letters."""
+def collate(
+    corpus: Corpus, words: Vocabulary, group: list[Example], length: int, rng: random.Random, *, padded: int
+) -> Batch:
+    """Windows as one batch: as long as each other, masked, with their decoder sequences and letters."""
     length += length % 2
     frames = np.stack([_masked(mel.pad(corpus.frames(example), length), example.frames, rng) for example in group])
+    full = np.stack([mel.pad(window, FULL_FRAMES) for window in frames[:padded]]) if padded else frames[:0]
     rows = [sequence(words, example, rng) for example in group]
     longest = -(-max(len(tokens) for tokens, _ in rows) // 8) * 8
     end = words.id("endoftext")
@@ -238,9 +238,8 @@ def collate(corpus: Corpus, words: Vocabulary, group: list[Example], length: int
     labels = torch.tensor([row + [IGNORE] * (longest - len(row)) for _, row in rows])
     spoken = [[LETTERS.index(letter) for letter in example.spoken] for example in group]
     counts = torch.tensor([len(row) for row in spoken])
-    return Batch(
-        torch.from_numpy(frames), tokens, labels, torch.tensor([letter for row in spoken for letter in row]), counts
-    )
+    spelt = torch.tensor([letter for row in spoken for letter in row])
+    return Batch(torch.from_numpy(frames), torch.from_numpy(full), tokens, labels, spelt, counts)
 
 
 def sequence(words: Vocabulary, example: Example, rng: random.Random) -> tuple[list[int], list[int]]:
@@ -290,7 +289,7 @@ def _masked(frames: npt.NDArray[np.float32], speech: int, rng: random.Random) ->
 
 
 def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tensor]:
-    """CTC's loss per letter and the decoder's per token."""
+    """CTC's loss per letter, and the decoder's per token with its disagreement between trimmed and padded windows."""
     states = trainee.encode(batch.frames.to(torch.bfloat16))
     logits = trainee.decode(batch.tokens, states) if decoder else None
     heard = trainee.letters(states).float().log_softmax(-1).transpose(0, 1)
@@ -301,7 +300,17 @@ def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tenso
     if logits is None:
         return ctc, torch.zeros(())
     kept = batch.labels != IGNORE
-    return ctc, F.cross_entropy(logits[kept].float(), batch.labels[kept], label_smoothing=0.05)
+    text = F.cross_entropy(logits[kept].float(), batch.labels[kept], label_smoothing=0.05)
+    return ctc, text + disagreement(trainee, batch, logits) if len(batch.padded) else text
+
+
+def disagreement(trainee: Trainee, batch: Batch, logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence, both ways, between the words of trimmed windows and of the same padded to 30 s."""
+    count = len(batch.padded)
+    padded = trainee.decode(batch.tokens[:count], trainee.encode(batch.padded.to(torch.bfloat16)))
+    kept = batch.labels[:count] != IGNORE
+    one, other = (part[kept].float().log_softmax(-1) for part in (logits[:count], padded))
+    return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean()
 
 
 def rate(done: float, peak: float) -> float:
