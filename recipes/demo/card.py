@@ -59,9 +59,9 @@ taken out of it: a run today draws other sentences from the same patterns.
 {training}
 
 The encoder first learnt alone, by CTC over the letters of the spoken words; then the decoder learnt with it, half
-of the time with time tokens and half without, on windows of every length and on windows padded to 30 s
-(`audio_context: trimmed` in config.json). This checkpoint's first 95 minutes ran with AdamW alone, beside other jobs;
-the recipe changed to Muon after them.
+of the time with time tokens and half without, on windows of every length (`audio_context: trimmed` in config.json).
+Of most batches one window was heard again, padded to 30 s, and had to give the same words. This checkpoint's first 95
+minutes ran with AdamW alone, beside other jobs, and its next 95 with few padded windows and no such comparison.
 
 ## Tokens
 
