@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -29,6 +30,15 @@ def speech(seconds: float, rate: int = 16_000, seed: int = 0) -> Floats:
     syllables = 0.15 + 0.85 * np.clip(np.sin(2 * np.pi * 3.1 * time), 0, 1)
     breath = np.random.default_rng(seed).standard_normal(count) * 0.02
     return (0.25 * voice * syllables + breath).astype(np.float32)
+
+
+def music(seconds: float, rate: int = 16_000) -> Floats:
+    """Something like an organ, shape [n]: four chords in turn, each note with three overtones."""
+    time = np.arange(round(seconds * rate)) / rate
+    roots = np.array([220.0, 174.6, 261.6, 196.0])[(time * 2).astype(int) % 4]
+    phase = 2 * np.pi * np.cumsum(roots) / rate
+    notes = (np.sin(phase * ratio * k) / k for ratio in (1.0, 1.25, 1.5, 2.0) for k in range(1, 5))
+    return (0.08 * sum(notes, np.zeros_like(time))).astype(np.float32)
 
 
 def wav(
@@ -76,7 +86,10 @@ def encode(
     tracks: int = 1,
     video: bool = False,
 ) -> bytes:
-    """Samples [n] or [channels, n] at `source_rate`, encoded at `rate`: `tracks` copies, perhaps beside a video."""
+    """Samples [n] or [channels, n] at `source_rate`, encoded at `rate`, perhaps beside a video.
+
+    Of several `tracks` each is half as loud as the one before, so that they can be told apart.
+    """
     samples = np.atleast_2d(samples)
     layout = {1: "mono", 2: "stereo"}[samples.shape[0]]
     buffer = io.BytesIO()
@@ -85,8 +98,8 @@ def encode(
         streams = [_add_audio(output, codec, rate, layout, bit_rate) for _ in range(tracks)]
         if picture is not None:
             _write_video(output, picture, samples.shape[1] / source_rate)
-        for stream in streams:
-            _write_audio(output, stream, samples, source_rate, layout)
+        for number, stream in enumerate(streams):
+            _write_audio(output, stream, samples / 2**number, source_rate, layout)
     return buffer.getvalue()
 
 
@@ -148,6 +161,7 @@ def video_only(seconds: float = 1.0) -> bytes:
 # name: container, codec, encoder's rate, further arguments of `encode`
 CODECS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "mp3": ("mp3", "libmp3lame", 16_000, {"bit_rate": 64_000}),
+    "mp3_bare": ("mp3", "libmp3lame", 16_000, {"bit_rate": 64_000, "options": {"write_xing": "0"}}),  # states no length
     "m4a": ("ipod", "aac", 16_000, {"bit_rate": 64_000}),
     "mp4_fragmented": ("mp4", "aac", 16_000, {"options": {"movflags": "frag_keyframe+empty_moov"}}),
     "adts": ("adts", "aac", 16_000, {"bit_rate": 64_000}),
@@ -259,10 +273,24 @@ def with_cover(mp3: bytes, picture: bytes) -> bytes:
     return b"ID3\x03\0\0" + _seven_bits(len(frame)) + frame + mp3
 
 
-def zip_bomb(size: int = 50_000_000) -> bytes:
-    """A few kilobytes that unpack to `size` zeros, as raw gzip."""
+def gzip_bomb(size: int = 50_000_000) -> bytes:
+    """A few kilobytes that unpack to a wav of `size` zeros."""
     packer = zlib.compressobj(9, wbits=31)
-    return packer.compress(bytes(size)) + packer.flush()
+    head = wav(np.zeros(0, "<i2"), data_size=size)
+    return packer.compress(head) + packer.compress(bytes(size)) + packer.flush()
+
+
+def zip_bomb(size: int = 50_000_000) -> bytes:
+    """The same in a zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("call.wav", wav(np.zeros(size // 2, "<i2")))
+    return buffer.getvalue()
+
+
+def fairplay(m4a: bytes) -> bytes:
+    """An m4a whose sound is marked as encrypted, as shops for music did."""
+    return m4a.replace(b"mp4a", b"drms", 1)
 
 
 def playlists(victim: str) -> dict[str, bytes]:
@@ -453,6 +481,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "mp4_index": lambda: _mp4_of_samples(60_000_000),
     "mp4_fragment": lambda: _mp4_of_fragments(30_000_000),
     "mp4_compressed": lambda: _mp4_compressed(300_000_000),
+    "zip": lambda: zip_bomb(200_000_000),
+    "gzip": lambda: gzip_bomb(200_000_000),
 }
 
 # The same, but with usable audio beside what would fill memory.

@@ -75,6 +75,7 @@ PREFERRED_DECODERS = {"amrnb": ("libopencore_amrnb", 8000), "amrwb": ("libopenco
 RAW_FORMATS = frozenset({"mulaw", "alaw", "gsm", "g722", "u8", "s8"}) | {
     f"{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")
 }
+FIXED_RATES = {"gsm": 8000, "g722": 16_000}  # Hz; both have one channel, so their names say everything
 
 LOOK_AHEAD_SECONDS = 300  # a recording that turns out longer is measured before the rest of it is decoded
 MAX_GAP_SECONDS = 10  # a longer jump of the timestamps is taken for a fault, not for lost audio
@@ -304,14 +305,13 @@ def _raw_format(text: str | None) -> _Raw | None:
     """Read "mulaw;rate=8000;channels=2", strictly: whoever describes headerless data must be right."""
     if text is None:
         return None
+    text = f"{text};rate={FIXED_RATES[text]}" if text in FIXED_RATES else text
     match = re.fullmatch(r"([a-z0-9]+);rate=([1-9][0-9]{0,5})(?:;channels=([1-8]))?", text, re.ASCII)
     if match is None or match[1] not in RAW_FORMATS:
         raise _bad_format(f'"NAME;rate=HZ;channels=N" with a name among {", ".join(sorted(RAW_FORMATS))}')
     name, rate, channels = match[1], int(match[2]), int(match[3] or 1)
-    if name == "gsm" and (rate, channels) != (8000, 1):
-        raise _bad_format("gsm;rate=8000, one channel")
-    if name == "g722" and (rate, channels) != (16_000, 1):
-        raise _bad_format("g722;rate=16000, one channel")
+    if name in FIXED_RATES and (rate, channels) != (FIXED_RATES[name], 1):
+        raise _bad_format(f"{name};rate={FIXED_RATES[name]}, one channel")
     return _Raw(name, rate, channels)
 
 
