@@ -170,7 +170,8 @@ class Corpus:
         for path in sorted(self.folder.glob("[0-9]*.npy")):
             if path not in self.maps:
                 self.maps[path] = np.load(path, mmap_mode="r")
-                self.examples[path] = [self._example(path, line) for line in path.with_suffix(".jsonl").open()]
+                lines = path.with_suffix(".jsonl").read_text().splitlines()
+                self.examples[path] = [self._example(path, line) for line in lines]
         return [example for path in sorted(self.examples)[1:] for example in self.examples[path]]
 
     def dev(self, count: int) -> list[Example]:
