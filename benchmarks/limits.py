@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import io
 import json
@@ -104,7 +105,8 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
+    """Not a number, which meets no goal, where there are no values."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
 async def measure_bombs() -> dict[str, Any]:
@@ -145,6 +147,8 @@ async def _fifty(http: httpx.AsyncClient, files: list[bytes], server: Server, id
     chosen = [files[i % len(files)] for i in range(50)]
     outcomes = await asyncio.gather(*(post(http, content) for content in chosen))
     watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching  # raises what ended it before its time
     return {
         "statuses": sorted({status for status, _ in outcomes}),
         "seconds": round(max(seconds for _, seconds in outcomes), 2),

@@ -9,6 +9,7 @@ each file is added as a component with its hash, below the package that installe
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -24,8 +25,11 @@ MODULE = re.compile(r"\.(cpython-\w+-[\w-]+|abi3)\.so$")  # a package's own, whi
 LEFT_OUT = Path(__file__).with_name("left-out.txt")
 
 
-def main(python: str = sys.executable) -> None:
-    """Print the bill."""
+def main() -> None:
+    """Print the bill of an installation."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("python", nargs="?", default=sys.executable, help="whose packages; without, this one's")
+    python = parser.parse_args().python
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", python]
     bill = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
     packages = {_normal(component["name"]): component for component in bill.get("components", [])}
@@ -80,4 +84,4 @@ def _matches(file: PurePath, patterns: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

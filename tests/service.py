@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import wave
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,22 +67,27 @@ class Service:
 
 
 class Clients:
-    """Threads that each do `ask(number)` again and again until the block ends."""
+    """Threads that each do `_ask(number)`, which asks again and again while `_going`, until the block ends.
+
+    The end of the block raises what ended a client before its time: a load that stopped is no load.
+    """
 
     def __init__(self, count: int) -> None:
         self.outcomes: list[tuple[float, float, str]] = []  # a time, the seconds it took, what came
         self._going = True
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+        self._count = count
+        self._asking: list[Future[None]] = []
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._pool = ThreadPoolExecutor(self._count)
+        self._asking = [self._pool.submit(self._ask, number) for number in range(self._count)]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._going = False
-        for thread in self._threads:
-            thread.join()
+        self._pool.shutdown()
+        for each in self._asking:
+            each.result()
 
     def _ask(self, client: int) -> None:
         raise NotImplementedError

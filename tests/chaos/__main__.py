@@ -10,6 +10,7 @@ The last line is one JSON object. Exit code 1 if something did not pass.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -42,13 +43,11 @@ FLAGS = ["--engine-replicas", "2", "--api-replicas", "2", "--batch", "4", "--eng
          "--audio-seconds-in-flight", "100000", "--max-audio-seconds", "7200"]  # fmt: skip
 
 
-def main(wanted: list[str]) -> int:
+def main() -> int:
     """Run what is wanted and print a table; the exit code."""
-    sizes = SMALL if "--small" in wanted else {}
-    names = [name for name in wanted if name != "--small"] or [*SHARED, *(name for name in ALONE if name != "c22")]
-    if unknown := set(names) - {*SHARED, *ALONE}:
-        sys.stderr.write(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join([*SHARED, *ALONE])}\n")
-        return 2
+    given = _given()
+    sizes = SMALL if given.small else {}
+    names = given.names or [*SHARED, *(name for name in ALONE if name != "c22")]
     results: dict[str, Figures] = {}
     shared = [name for name in SHARED if name in names]
     if shared:
@@ -61,6 +60,18 @@ def main(wanted: list[str]) -> int:
     circumstances = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "when": time.strftime("%Y-%m-%d")}
     sys.stdout.write(json.dumps({"chaos": results, **circumstances}) + "\n")
     return 0 if all(result["passed"] for result in results.values()) else 1
+
+
+def _given() -> argparse.Namespace:
+    known = [*SHARED, *ALONE]
+    as_it_stands = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__, formatter_class=as_it_stands)
+    parser.add_argument("names", nargs="*", metavar="SCENARIO", help=f"of {', '.join(known)}; all but c22 unless given")
+    parser.add_argument("--small", action="store_true", help="small counts, to see that the commands work")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(known):
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return given
 
 
 def _run(name: str, scenario: Callable[..., Figures], *arguments: object) -> Figures:
@@ -77,4 +88,4 @@ def _run(name: str, scenario: Callable[..., Figures], *arguments: object) -> Fig
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

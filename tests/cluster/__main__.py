@@ -10,6 +10,7 @@ request was lost or throughput did not follow the nodes.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -32,10 +33,14 @@ CLIENTS = 3 * 2 * 4  # enough to keep three engines busy: a batch that runs and 
 SPAN = 15.0  # seconds over which throughput is measured
 PATIENCE = 300.0  # seconds in which throughput is to follow a node
 Figures = dict[str, Any]
+_AS_IT_STANDS = argparse.RawDescriptionHelpFormatter
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Run it and print a table; the exit code."""
+    parser = argparse.ArgumentParser("python -m tests.cluster", description=__doc__, formatter_class=_AS_IT_STANDS)
+    parser.add_argument("--silent", action="store_true", help="let one more node fall silent")
+    silent = parser.parse_args().silent
     folder = folder_of_calls()
     results: dict[str, Figures] = {}
     begun = time.monotonic()
@@ -43,7 +48,7 @@ def main(arguments: list[str]) -> int:
         found.deploy(config(folder))
         _tell(f"ready after {time.monotonic() - begun:.0f} s")
         with Load(found.url, CLIENTS) as load:
-            results = _scenes(found, load, folder, silent="--silent" in arguments)
+            results = _scenes(found, load, folder, silent=silent)
         results["requests"] = _verdict(load, folder)
     for name, figures in results.items():
         _tell(f"{'passed' if figures['passed'] else 'FAILED'}  {name:<8} {_shown(figures)}")
@@ -93,11 +98,6 @@ class Load(Clients):
     def __init__(self, url: str, clients: int) -> None:
         super().__init__(clients)  # an outcome's time is when it was sent
         self._url = f"{url}/v1/audio/transcriptions"
-
-    @property
-    def waiting(self) -> bool:
-        """Whether some client still waits for its last answer."""
-        return any(thread.is_alive() for thread in self._threads)
 
     def _ask(self, client: int) -> None:
         number = 1 + 1000 * client  # at most 32,767: it is a sample
@@ -170,4 +170,4 @@ def _tell(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

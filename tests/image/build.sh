@@ -4,11 +4,12 @@
 #   tests/image/build.sh            the base image if it is missing, the image, the trial
 #   tests/image/build.sh again      only the trial, on what was built last: two minutes on a quiet machine
 #   tests/image/build.sh load       what was built last, within 4 GiB and 2 processors, with a model of base shape
+#   tests/image/build.sh clean      takes build/image away, which `rm` alone cannot while parts of it are mounted
 #
 # Settings of the service are passed on: `TICKERTAPE_RAY=false tests/image/build.sh again`.
 # Needs root on Debian and the package indexes, but neither Docker nor a registry: the base image is made by debootstrap
-# and given the name that the Dockerfile asks for. Certificates and pip's settings of this machine go into that base.
-# The base and the steps that are finished are kept below build/image; `rm -rf build/image` begins anew.
+# and given the name that the Dockerfile asks for. Certificates and pip's settings of this machine (/etc/pip.conf) go into
+# that base. The base and the steps that are finished are kept below build/image, 4 GB; a second run takes them from there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,6 +25,7 @@ export BUILDAH_ISOLATION=chroot
 have_tools() {
     local missing=() package
     for package in buildah debootstrap; do command -v $package >/dev/null || missing+=("$package"); done
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} -gt 0 ]; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
@@ -40,6 +42,7 @@ make_base() {
     fi
     cp /etc/ssl/certs/ca-certificates.crt "$work/base/etc/ssl/certs/ca-certificates.crt"
     printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/base/etc/pip.conf"
+    [ ! -e /etc/pip.conf ] || cp /etc/pip.conf "$work/base/etc/pip.conf"
     rm -rf "$work"/base/var/cache/apt/* "$work"/base/var/lib/apt/lists/* "$work"/base/usr/share/{doc,man,locale}
     container=$("${buildah[@]}" from scratch)
     "${buildah[@]}" add --quiet "$container" "$work/base" / >/dev/null
@@ -49,6 +52,8 @@ make_base() {
 }
 
 build() {
+    local before
+    before=$("${buildah[@]}" images --quiet --no-trunc "$image" 2>/dev/null || true)
     echo "building the image; what the steps print is in $work/build.log"
     "${buildah[@]}" bud --layers --pull-never --format docker --file deploy/Dockerfile --tag "$image" \
         --build-arg MODEL="$model" --build-arg REVISION="$(git rev-parse HEAD)" . >"$work/build.log" 2>&1 \
@@ -56,22 +61,39 @@ build() {
     "${buildah[@]}" inspect --type image "$image" >"$work/image.json"
     "${buildah[@]}" rm --all >/dev/null
     "${buildah[@]}" from --pull-never --name tickertape-trial "$image" >/dev/null
+    if [ -n "$before" ] && [ "$before" != "$("${buildah[@]}" images --quiet --no-trunc "$image")" ]; then
+        "${buildah[@]}" rmi "$before" >/dev/null || true  # a gigabyte that nobody asks for any more
+    fi
 }
 
 # A prepared checkpoint of base shape with random weights, made once.
 make_model() {
-    [ -e "$work/model.done" ] && return
+    [ ! -e "$work/model.done" ] || return 0
+    make --silent .venv/.core
     rm -rf "$work/model" "$work/prepared"
     .venv/bin/python -c "from pathlib import Path; from tests.checkpoint_factory import make_checkpoint
 make_checkpoint(Path('$work/model'), 'base')"
-    XDG_CACHE_HOME=$work/prepared .venv/bin/tickertape prepare "$work/model" --compute-type int8 --quiet >"$work/model.done"
+    XDG_CACHE_HOME=$work/prepared .venv/bin/tickertape prepare "$work/model" --compute-type int8 --quiet >"$work/model.made"
+    mv "$work/model.made" "$work/model.done"
 }
 
-apart() {  # namespaces of its own, which take all that runs in them with them
-    unshare --net --mount --pid --fork --kill-child --mount-proc python3 -m "$@"
+# A program of ours on the root of what was built, in namespaces of its own, which take all that runs in them with them.
+apart() {
+    local program=$1 result=$2 root
+    shift 2
+    trap '"${buildah[@]}" umount tickertape-trial >/dev/null' EXIT
+    root=$("${buildah[@]}" mount tickertape-trial)
+    unshare --net --mount --pid --fork --kill-child --mount-proc \
+        python3 -m "$program" "$root" "$work/image.json" "$work/$result" "$@"
 }
 
-mkdir -p "$work"
+clean() {
+    [ ! -d "$work/storage" ] || ! command -v buildah >/dev/null || "${buildah[@]}" rm --all >/dev/null
+    while mountpoint -q "$work/storage/overlay"; do umount "$work/storage/overlay"; done
+    rm -rf "$work"
+}
+
+[ $# -gt 0 ] && [ "$1" = clean ] || mkdir -p "$work"
 case "${1-}" in
 "" | again)
     if [ "${1-}" != again ]; then
@@ -80,11 +102,14 @@ case "${1-}" in
         build
     fi
     echo "trying the image"
-    apart tests.image.check "$("${buildah[@]}" mount tickertape-trial)" "$work/image.json" "$work/result.json"
+    apart tests.image.check result.json
     ;;
 load)
     make_model
-    apart tests.image.load "$("${buildah[@]}" mount tickertape-trial)" "$work/image.json" "$work/load.json" "$(cat "$work/model.done")"
+    apart tests.image.load load.json "$(cat "$work/model.done")"
+    ;;
+clean)
+    clean
     ;;
 *)
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import random
-import sys
 import threading
 import time
 import wave
@@ -22,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.image.sandbox import MIB, Group, Sandbox, memory, transcribe, wait_until_ready
+from tests.image.sandbox import MIB, Group, Sandbox, arguments, memory, transcribe, wait_until_ready
 
 MEMORY, CPUS, CLIENTS, ROUNDS = 4 * 2**30, 2, 8, 2
 SECONDS, RATE = 28, 16_000  # of noise in a recording: one window
@@ -72,19 +71,20 @@ class Watch:
         self.peak = 0
         self._group = group
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._pool = ThreadPoolExecutor(1)
 
     def _look(self) -> None:
         while not self._over.wait(LOOK):
             self.peak = max(self.peak, self._group.used())
 
     def __enter__(self) -> Watch:
-        self._thread.start()
+        self._looking = self._pool.submit(self._look)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._pool.shutdown()
+        self._looking.result()  # raises what ended it before its time
 
 
 def noise(seed: int) -> bytes:
@@ -99,4 +99,4 @@ def noise(seed: int) -> bytes:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*arguments(__doc__, "model"))

@@ -7,6 +7,7 @@ number 1, and the only network is loopback. Memory and processors can be limited
 # ruff: noqa: S108, PLW1509 - the paths are the image's; there are no threads when a process begins
 from __future__ import annotations
 
+import argparse
 import ctypes
 import fcntl
 import json
@@ -14,7 +15,6 @@ import os
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -35,7 +35,7 @@ class Sandbox:
     """An image's root with its configuration, and what runs in it."""
 
     def __init__(self, image_root: str, description: str, *, model: str = "", memory: int = 0, cpus: int = 0) -> None:
-        """Mount all.
+        """Mount all, on a folder `live` beside the description.
 
         `description` is a file of what `buildah inspect` says; `model` a prepared folder to serve instead of the
         image's own; `memory` in bytes and `cpus` are limits, 0 for none.
@@ -46,7 +46,7 @@ class Sandbox:
         self.environment |= {name: value for name, value in os.environ.items() if name.startswith("TICKERTAPE_")}
         loopback_up()
         self.group = Group(memory, cpus) if memory or cpus else None
-        self.live = mounted(image_root, model, self.group)
+        self.live = mounted(image_root, Path(description).with_name("live"), model, self.group)
         if model:
             self.environment["TICKERTAPE_MODEL"] = "/mnt"
 
@@ -162,9 +162,10 @@ def loopback_up() -> None:
         fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
-def mounted(image_root: str, model: str, group: Group | None) -> str:
+def mounted(image_root: str, folder: Path, model: str, group: Group | None) -> str:
     """The root, read-only, with /dev, /sys and tmpfs where the image may write; /proc comes with the first process."""
-    live = tempfile.mkdtemp(prefix="tickertape-image-")
+    folder.mkdir(exist_ok=True)
+    live = str(folder)
     run("mount", "--bind", image_root, live)
     run("mount", "-o", "remount,bind,ro", live)
     run("mount", "--rbind", "/dev", f"{live}/dev")
@@ -190,6 +191,23 @@ def wait_until_ready(server: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.2)
     raise AssertionError("the service did not become ready")
+
+
+def metric(name: str) -> float:
+    """A gauge of the service."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=15) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"tickertape_{name} "))
+
+
+def arguments(about: str, *more: str) -> list[str]:
+    """What a program of this folder was called with: the image's root, its description, where its findings go."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ("root", "description", "result", *more)
+    for name in names:
+        parser.add_argument(name)
+    given = vars(parser.parse_args())
+    return [given[name] for name in names]
 
 
 def transcribe(recording: bytes, *, timeout: float = 300, **fields: str) -> tuple[int, bytes]:

@@ -5,8 +5,8 @@ python -m tickertape.tools.observe deploy/observe    # writes both; a test fails
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ ALERTS = {
         "1h", "warning", "Every second window is decoded again. The audio is not what the checkpoint was tuned for.",
     ),
 }  # fmt: skip
+
+
+def main() -> None:
+    """Write both files into a folder."""
+    parser = argparse.ArgumentParser("python -m tickertape.tools.observe", description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    written(parser.parse_args().folder, files())
 
 
 def files() -> dict[str, str]:
@@ -132,4 +139,4 @@ def _unit(kind: str, name: str) -> str:
 
 
 if __name__ == "__main__":
-    written(Path(sys.argv[1]), files())
+    main()
