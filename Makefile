@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SBOM := .venv-sbom
 LOCK := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet
 
 .PHONY: transcribe serve test lint format types lock sbom image-test clean
@@ -12,7 +13,7 @@ transcribe: $(VENV)/.core ## Transcribe the example recordings
 serve: $(VENV)/.serve ## Start the page and the API on http://localhost:8080
 	$(BIN)/tickertape serve
 
-test: $(VENV)/.test lint types ## Everything that CI checks
+test: $(VENV)/.test $(SBOM)/.done lint types ## Everything that CI checks
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
@@ -33,19 +34,21 @@ lock: $(VENV)/.test ## Lock the packages of the image anew
 	printf 'nvidia-cublas-cu12>=12.4\nnvidia-cudnn-cu12>=9,<10\n' | \
 		$(BIN)/uv pip compile - --output-file deploy/cuda.lock $(LOCK)
 
-sbom: $(VENV)/.test ## List what the image is made of, libraries inside wheels included: build/sbom.json
+sbom: $(SBOM)/.done ## List what the image is made of, libraries inside wheels included: build/sbom.json
 	rm -rf build/serving
 	$(PYTHON) -m venv --without-pip build/serving
-	$(BIN)/python -m pip --python build/serving/bin/python install --quiet --require-hashes --only-binary=:all: \
+	$(SBOM)/bin/python -m pip --python build/serving/bin/python install --quiet --require-hashes --only-binary=:all: \
 		--requirement deploy/requirements.lock
-	$(BIN)/python -m pip --python build/serving/bin/python install --quiet --no-deps .
-	$(BIN)/python deploy/sbom.py build/serving/bin/python > build/sbom.json
+	$(SBOM)/bin/python -m pip --python build/serving/bin/python install --quiet --no-deps .
+	$(SBOM)/bin/python deploy/sbom.py build/serving/bin/python > build/sbom.json.part
+	mv build/sbom.json.part build/sbom.json
 
 image-test: ## Build the image and try it, without Docker; needs root on Debian, and ten minutes
 	MODEL="$(or $(MODEL),checkpoint)" tests/image/build.sh
 
 clean:
-	rm -rf $(VENV) build dist
+	[ ! -e build/image ] || tests/image/build.sh clean
+	rm -rf $(VENV) $(SBOM) build dist
 
 # A stamp for each set of packages: made anew when pyproject.toml changes.
 $(VENV)/.core: pyproject.toml | $(BIN)/python
@@ -58,7 +61,13 @@ $(VENV)/.serve: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[serve,test,schemas,sbom,lint,reference]'
+	$(BIN)/python -m pip install --quiet --editable '.[serve,test,schemas,lint,reference]'
+	touch $@
+
+$(SBOM)/.done: pyproject.toml
+	$(PYTHON) -m venv $(SBOM)
+	$(SBOM)/bin/python -m pip install --quiet --upgrade pip
+	$(SBOM)/bin/python -m pip install --quiet --group sbom
 	touch $@
 
 $(BIN)/python:
