@@ -74,7 +74,8 @@ def test_a_checkpoint_is_prepared(micro: Path, tmp_path: Path) -> None:
     prepared = prepare(micro, cache=tmp_path)
     assert "micro" == prepared.name
     assert Dimensions(64, 80, 51_865, 2, 2, 256, 2, 2, 256, 1500, 448) == prepared.dimensions
-    assert (50_258, 50_364) == (prepared.special_tokens["<|startoftranscript|>"], prepared.timestamp_begin)
+    special = prepared.special_tokens
+    assert (50_258, 50_363) == (special["<|startoftranscript|>"], special["<|notimestamps|>"])
     assert (99, 50_261) == (len(prepared.languages), prepared.languages["de"])
     assert ("int8", "full", ((1, 0),), ()) == (
         prepared.compute_type, prepared.audio_context, prepared.alignment_heads, prepared.notices)  # fmt: skip
@@ -113,13 +114,13 @@ def test_every_storage_type_loads(compute_type: str, small: Path, tmp_path: Path
     assert compute_type == prepared.compute_type
 
 
-@pytest.mark.parametrize(("shape", "languages", "mels", "begin"), [
-    ("micro.en", 0, 80, 50_363), ("micro.v3", 100, 128, 50_365), ("custom", 99, 80, 465)])  # fmt: skip
-def test_other_layouts_are_described(shape: str, languages: int, mels: int, begin: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shape", "languages", "mels", "last"), [
+    ("micro.en", 0, 80, 50_362), ("micro.v3", 100, 128, 50_364), ("custom", 99, 80, 464)])  # fmt: skip
+def test_other_layouts_are_described(shape: str, languages: int, mels: int, last: int, tmp_path: Path) -> None:
     """English-only models, 128 mels with 100 languages, and a vocabulary of one's own."""
     prepared = prepare(make_checkpoint(tmp_path / "model", shape), cache=tmp_path)
     assert languages == len(prepared.languages)
-    assert (mels, begin) == (prepared.dimensions.n_mels, prepared.timestamp_begin)
+    assert (mels, last) == (prepared.dimensions.n_mels, prepared.special_tokens["<|notimestamps|>"])
     assert (
         (languages > 0) == prepared.is_multilingual == ctranslate2.models.Whisper(str(prepared.folder)).is_multilingual
     )
@@ -199,7 +200,7 @@ def test_a_ctranslate2_folder_is_used_as_it_is(small: Path, tmp_path: Path) -> N
         (theirs / name).unlink()
     described = prepare(theirs)
     assert (theirs, None, "as is") == (described.folder, described.encoder, described.compute_type)
-    same = ("dimensions", "languages", "timestamp_begin", "alignment_heads", "suppress_tokens", "special_tokens")
+    same = ("dimensions", "languages", "alignment_heads", "suppress_tokens", "special_tokens")
     assert [getattr(ours, name) for name in same] == [getattr(described, name) for name in same]
     (theirs / "model.bin").write_bytes((theirs / "model.bin").read_bytes()[:-100])
     with pytest.raises(CorruptCheckpoint):

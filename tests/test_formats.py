@@ -276,11 +276,3 @@ def test_deltas_add_up_to_the_text() -> None:
     assert done["text"] == "".join(delta["delta"] for delta in deltas) == "One two. Three. 四"
     assert {"transcript.text.delta"} == {delta["type"] for delta in deltas}
     assert ("transcript.text.done", {"type": "duration", "seconds": 4}) == (done["type"], done["usage"])
-
-
-def test_segment_events_name_the_speaker() -> None:
-    """By the name given for the channel, or by a letter."""
-    segment = spoken("Hello.", channel=1)
-    expected = {"type": "transcript.text.segment", "id": "seg_001", "start": 0.0, "end": 0.25, "text": "Hello."}
-    assert expected | {"speaker": "B"} == formats.segment_event(1, segment)
-    assert expected | {"speaker": "agent"} == formats.segment_event(1, segment, ["customer", "agent"])

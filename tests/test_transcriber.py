@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,16 @@ class StepEngine:
             assert self.permits.acquire(timeout=30)
         self.heard += len(windows)
         return [fakes.heard(window, wish) for window, wish in zip(windows, options, strict=True)]
+
+
+class CountingBackend(LocalBackend):
+    """Counts what it was asked."""
+
+    asked = 0
+
+    async def decode(self, *window: Any, **wishes: Any) -> Decoded:
+        self.asked += 1
+        return await super().decode(*window, **wishes)
 
 
 def two_spans(samples: Samples) -> list[Span]:
@@ -147,20 +158,19 @@ def test_many_recordings_end_on_their_own(transcriber: Transcriber) -> None:
 
 def test_short_recordings_share_batches() -> None:
     """While the engine is busy with one recording, the windows of others gather for one batch."""
-    sizes: list[int] = []
     engine = fakes.FakeEngine(gate=threading.Event())
-    backend = LocalBackend(engine, on_batch=sizes.append)
+    backend = CountingBackend(engine)
     with Transcriber(Model("demo", backend, languages=("en",)), close=backend.close) as transcriber:
         news = transcriber.many([SECOND] * 4)
         assert [type(next(news)[1]) for _ in range(4)] == [Begun] * 4
         patience = time.monotonic() + 30
-        while backend.waiting < 3 and time.monotonic() < patience:
+        while backend.asked < 4 and time.monotonic() < patience:
             time.sleep(0.01)
         assert engine.gate is not None
         engine.gate.set()
-        done = [number for number, item in news if isinstance(item, Update) and item.transcript]
-    assert sorted(done) == [0, 1, 2, 3]
-    assert sizes == [1, 3]
+        updates = [(number, item) for number, item in news if isinstance(item, Update)]
+    assert sorted(number for number, item in updates if item.transcript) == [0, 1, 2, 3]
+    assert sorted(item.decoded.batch_size for _, item in updates if item.decoded) == [1, 3, 3, 3]
 
 
 def test_long_recordings_wait_for_each_other(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:

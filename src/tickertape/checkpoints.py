@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -52,7 +52,6 @@ class Prepared:
     compute_type: str  # how the weights are stored; "as is" for a CTranslate2 folder
     dimensions: Dimensions
     special_tokens: Mapping[str, int]  # "<|startoftranscript|>" and its like, without the timestamps
-    timestamp_begin: int  # the id of <|0.00|>
     languages: Mapping[str, int]  # code to token id; empty for English-only models
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
@@ -234,7 +233,7 @@ def _describe(
     }
     heads = convert.decoding_config(dimensions, settings)["alignment_heads"]
     return Prepared(
-        folder, name, digest, compute_type, dimensions, special, ids["<|0.00|>"], _languages(settings, ids),
+        folder, name, digest, compute_type, dimensions, special, _languages(settings, ids),
         tuple(settings.get("suppress_tokens") or ()), tuple(settings.get("begin_suppress_tokens") or ()),
         tuple((int(layer), int(head)) for layer, head in heads), context,
     )  # fmt: skip
@@ -261,7 +260,9 @@ def _from_json(folder: Path, values: Mapping[str, Any]) -> Prepared:
     heads = tuple((int(layer), int(head)) for layer, head in values["alignment_heads"])
     lists = {name: tuple(map(int, values[name])) for name in ("suppress_tokens", "begin_suppress_tokens")}
     dimensions = Dimensions(**values["dimensions"])
-    return Prepared(**{**values, **lists, "folder": folder, "dimensions": dimensions, "alignment_heads": heads})
+    # an older manifest may say more than is asked today
+    known = {field.name: values[field.name] for field in fields(Prepared) if field.name in values}
+    return Prepared(**{**known, **lists, "folder": folder, "dimensions": dimensions, "alignment_heads": heads})
 
 
 # --- hashes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from tickertape.cues import Cue, cues, milliseconds
@@ -111,19 +111,6 @@ def delta_event(segment: Segment, previous: Segment | None = None) -> Json:
     """A stream event for a segment that is final, after `previous`; all deltas together are the text."""
     before = "" if previous is None else separator(previous.language, segment.language)
     return {"type": "transcript.text.delta", "delta": before + segment.text.strip()}
-
-
-def segment_event(number: int, segment: Segment, speakers: Sequence[str] = ()) -> Json:
-    """A stream event for a segment with its speaker: a name given for the channel, or else "A", "B" ..."""
-    name = speakers[segment.channel] if segment.channel < len(speakers) else chr(ord("A") + segment.channel % 26)
-    return {
-        "type": "transcript.text.segment",
-        "id": f"seg_{number:03}",
-        "start": _seconds(segment.start),
-        "end": _seconds(segment.end),
-        "speaker": name,
-        "text": segment.text.strip(),
-    }
 
 
 def done_event(transcript: Transcript) -> Json:

@@ -44,7 +44,7 @@ class LocalBackend:
     """Schedules windows onto one engine: `await backend.decode(window, options)`.
 
     Urgent and short windows go first, but only by seconds, so nothing starves. A window whose caller left, or whose
-    deadline has passed, never runs. `on_batch` hears the size of every batch.
+    deadline has passed, never runs.
     """
 
     def __init__(
@@ -53,18 +53,15 @@ class LocalBackend:
         *,
         batch: int = BATCH,
         clock: Callable[[], float] = time.time,
-        on_batch: Callable[[int], None] | None = None,
     ) -> None:
         self._engine = engine
         self._batch = batch
         self._clock = clock
-        self._on_batch = on_batch
         self._queue: list[_Job] = []
         self._numbers = itertools.count()
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._closing = False
-        self._running = 0
 
     async def decode(
         self, window: Window, options: Options, *, begin: Callable[[], Awaitable[object]] | None = None
@@ -83,16 +80,6 @@ class LocalBackend:
             self._worker = asyncio.create_task(self._drain())
         return await outcome
 
-    @property
-    def waiting(self) -> int:
-        """Windows in the queue whose callers still wait."""
-        return sum(not job.outcome.done() for job in self._queue)
-
-    @property
-    def running(self) -> int:
-        """Windows in the engine now."""
-        return self._running
-
     async def close(self) -> None:
         """Refuse new windows, finish those that were accepted, release the thread."""
         self._closing = True
@@ -104,14 +91,10 @@ class LocalBackend:
         """Run batches until the queue is empty."""
         await asyncio.sleep(0)  # callers that arrive in the same turn share the first batch
         while batch := self._take():
-            self._running = len(batch)
-            if self._on_batch is not None:
-                self._on_batch(len(batch))
             if batch[0].begin is not None:
                 await batch[0].begin()
             started = self._clock()
             outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
-            self._running = 0
             for job, outcome in zip(batch, outcomes, strict=True):
                 _settle(job, outcome, started)
 
