@@ -58,7 +58,7 @@ def sources(settings: Settings) -> dict[str, str]:
             raise OptionError("Give the model a name of letters, digits, '.', '_' and '-': name=path", "models")
         if name in found:
             raise OptionError(f"Two models are called {name}; name them apart: other=path", "models")
-        found[name] = str(Path(source).absolute()) if Path(source).exists() else source
+        found[name] = _placed(source)
     return found
 
 
@@ -69,14 +69,10 @@ def prepare(settings: Settings) -> Mapping[str, str]:
     """
     found = sources(settings)
     if not settings.engine:
-        from tickertape.checkpoints import prepare as prepare_checkpoint
-        from tickertape.engine import choose_device
+        from tickertape.transcriber import prepare_for
 
-        stored = settings.compute_type
-        if stored == "auto":  # as `load_engine` decides
-            stored = {"cpu": "int8", "cuda": "float16"}[choose_device(settings.device)[0]]
         for source in found.values():
-            prepare_checkpoint(source, compute_type=stored)
+            prepare_for(settings.device, settings.compute_type, source, base=_base(settings), offline=settings.offline)
     return found
 
 
@@ -89,10 +85,26 @@ def open_engine(name: str, source: str, settings: Settings) -> Opened:
     from tickertape.transcriber import describe, load_engine
 
     loaded, prepared = load_engine(
-        source, device=settings.device, compute_type=settings.compute_type, threads=settings.threads
+        source,
+        device=settings.device,
+        compute_type=settings.compute_type,
+        precision=settings.precision,
+        threads=settings.threads,
+        base=_base(settings),
+        offline=settings.offline,
     )
     known = replace(describe(prepared, loaded, Nowhere(), None), name=name)
     return Opened(loaded, known, loaded.reasons)
+
+
+def _base(settings: Settings) -> str | None:
+    """What LoRA adapters are put on, where they do not decide."""
+    return _placed(settings.base) if settings.base else None
+
+
+def _placed(source: str) -> str:
+    """A folder by its whole path, for processes that start elsewhere; a hub id as it is."""
+    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def open_detector(settings: Settings) -> Detect:

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     compute_type: str = Field("auto", description="Arithmetic of the decoder: `int8`, `float16`, ... or `auto`.")
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        "auto", description="The encoder's numbers on a CPU; `auto`: bf16 if the processor has it, `f32` is exact."
+    )
     threads: int = Field(0, ge=0, description="Threads of each engine. 0: cores shared among the engines.")
     batch: int = Field(0, ge=0, description="Windows decoded at once at most. 0: four per thread, 4 to 16.")
     engine: str = Field(
@@ -80,6 +83,8 @@ class Settings(BaseSettings):
     engine_timeout: float = Field(
         600, gt=0, description="Seconds after which one call of an engine counts as hung, and its process is replaced."
     )
+    base: str = Field("", description="Base of LoRA adapters among the models. Empty: the one that each names.")
+    offline: bool = Field(False, description="Never ask the hub.")
     beam_size: int = Field(1, ge=1, le=10, description="Beams unless a request asks otherwise; 1 is greedy.")
 
     # how much one request may ask for
@@ -103,7 +108,11 @@ class Settings(BaseSettings):
 
     # how much all requests together may ask for
     upload_room: int = Field(0, ge=0, description="Bytes of all uploads in memory. 0: 1/8 of it, at least 2 uploads.")
-    decode_threads: int = Field(0, ge=0, description="Recordings decoded at once, per API process. 0: one per core.")
+    decode_threads: int = Field(
+        0,
+        ge=0,
+        description="Recordings decoded at once, per API process, each in a process of its own. 0: one per core.",
+    )
     audio_seconds_in_flight: float = Field(
         0,
         ge=0,

@@ -106,17 +106,12 @@ def load_engine(
 ) -> tuple[WhisperEngine, Prepared]:
     """Prepare a model and open it in an engine; a replica of a cluster needs no more than this.
 
-    `compute_type` auto stores and computes int8 on a CPU, float16 on CUDA. Raises `CheckpointError`, `OptionError`
-    where this machine cannot do what is asked, and `EngineFailed`.
+    Raises `CheckpointError`, `OptionError` where this machine cannot do what is asked, and `EngineFailed`.
     """
-    from tickertape.checkpoints import prepare
-    from tickertape.engine import WhisperEngine, choose_device
+    from tickertape.engine import WhisperEngine
 
-    where, _ = choose_device(device)
-    stored = {"cpu": "int8", "cuda": "float16"}[where] if compute_type == "auto" else compute_type
-    prepared = prepare(
-        model, base=base, cache=cache, compute_type=stored, offline=offline, token=token, progress=progress
-    )
+    prepared = prepare_for(device, compute_type, model,
+        base=base, cache=cache, offline=offline, token=token, progress=progress)  # fmt: skip
     try:
         engine = WhisperEngine.load(
             prepared, device=device, compute_type=compute_type, precision=precision, threads=threads
@@ -130,6 +125,19 @@ def load_engine(
     except RuntimeError as error:
         raise EngineFailed("The model could not be opened; `tickertape info` says what this machine has.") from error
     return engine, prepared
+
+
+def prepare_for(device: str, compute_type: str, model: str | Path, **how: Any) -> Prepared:
+    """Prepare a model for this device: `compute_type` auto stores int8 for a CPU, float16 for CUDA.
+
+    `how` is `checkpoints.prepare`'s. Raises `CheckpointError` and `OptionError`.
+    """
+    from tickertape.checkpoints import prepare
+    from tickertape.engine import choose_device
+
+    where, _ = choose_device(device)
+    stored = {"cpu": "int8", "cuda": "float16"}[where] if compute_type == "auto" else compute_type
+    return prepare(model, compute_type=stored, **how)
 
 
 def describe(prepared: Prepared, engine: WhisperEngine, backend: Backend, detect: Detect | None) -> Model:
