@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 
+import pytest
+
+from tickertape import machine
 from tickertape.machine import INTERESTING, cores, instruction_sets, keep_freed_memory, memory, processor
 
 
@@ -21,6 +25,31 @@ def test_memory_is_a_limit_or_the_machines() -> None:
     found = memory()
     assert found.value > 0
     assert found.reason in {"the container's limit", "the machine's memory"}
+
+
+TWO = {"memory.max": "1073741824", "cpu.max": "150000 100000"}
+ONE = {
+    "memory/memory.limit_in_bytes": "1073741824",
+    "cpu/cpu.cfs_quota_us": "150000",
+    "cpu/cpu.cfs_period_us": "100000",
+}
+NONE = {"memory.max": "max", "cpu.max": "max 100000"}
+
+
+@pytest.mark.parametrize(("files", "limited"), [(TWO, True), (ONE, True), (NONE, False)], ids=["two", "one", "none"])
+def test_a_containers_limits_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limited: bool
+) -> None:
+    """Control groups of either version tell what a container may use; a part of a core is left unused."""
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path.removeprefix("/"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    expected = (1, "the container is granted 1.5 of 4 cores") if limited else (4, "4 cores are visible")
+    assert expected == (cores().value, cores().reason)
+    assert limited == (memory().value == 2**30) == (memory().reason == "the container's limit")
 
 
 def test_the_processor_has_a_name_and_known_instruction_sets() -> None:

@@ -1,0 +1,66 @@
+"""The replicas that take requests: in what order a start happens. Handles only pretend; no Ray is started."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests import fakes
+from tickertape import ingress
+from tickertape.ingress import Ingress
+from tickertape.pipeline import Model
+from tickertape.settings import Settings
+
+
+class Engine:
+    """A handle of an engine that says what it knows when its gate opens."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.asked = 0
+        self.describe = self
+
+    async def remote(self) -> Model:
+        """What it knows."""
+        self.asked += 1
+        await self.gate.wait()
+        return fakes.model()
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a start has begun so far; nothing of it is real."""
+    found: list[str] = []
+    for name in ("speak_json", "stay_home"):
+        monkeypatch.setattr(ingress, name, lambda: None)
+    monkeypatch.setattr(ingress, "open_detector", lambda _: found.append("detector"))
+    monkeypatch.setattr(ingress, "add_page", lambda *_: found.append("page"))
+    return found
+
+
+async def until(begun: list[str], name: str) -> None:
+    while name not in begun:  # noqa: ASYNC110 - it comes from a thread
+        await asyncio.sleep(0.001)
+
+
+async def test_the_page_is_loaded_after_the_engines(begun: list[str]) -> None:
+    """The detector is opened while the engines load; Gradio, which takes two seconds, is imported only after them."""
+    engine: Any = Engine()
+    replica = Ingress({"demo": engine}, Settings().resolve(), 1, page=True)
+    starting = asyncio.ensure_future(replica.__serve_build_asgi_app__())
+    await until(begun, "detector")
+    assert (1, ["detector"]) == (engine.asked, begun)
+    engine.gate.set()
+    await starting
+    assert ["detector", "page"] == begun
+
+
+async def test_the_api_never_loads_the_page(begun: list[str]) -> None:
+    """The API's replicas only point to the page, which is a process of its own."""
+    engine: Any = Engine()
+    engine.gate.set()
+    app = await Ingress({"demo": engine}, Settings().resolve(), 1).__serve_build_asgi_app__()
+    assert ["detector"] == begun
+    assert "/" in {route.path for route in app.routes}
