@@ -58,7 +58,7 @@ def sources(settings: Settings) -> dict[str, str]:
             raise OptionError("Give the model a name of letters, digits, '.', '_' and '-': name=path", "models")
         if name in found:
             raise OptionError(f"Two models are called {name}; name them apart: other=path", "models")
-        found[name] = _placed(source)
+        found[name] = placed(source)
     return found
 
 
@@ -72,7 +72,9 @@ def prepare(settings: Settings) -> Mapping[str, str]:
         from tickertape.transcriber import prepare_for
 
         for source in found.values():
-            prepare_for(settings.device, settings.compute_type, source, base=_base(settings), offline=settings.offline)
+            prepare_for(
+                settings.device, settings.compute_type, source, base=settings.base or None, offline=settings.offline
+            )
     return found
 
 
@@ -90,19 +92,14 @@ def open_engine(name: str, source: str, settings: Settings) -> Opened:
         compute_type=settings.compute_type,
         precision=settings.precision,
         threads=settings.threads,
-        base=_base(settings),
+        base=settings.base or None,
         offline=settings.offline,
     )
     known = replace(describe(prepared, loaded, Nowhere(), None), name=name)
     return Opened(loaded, known, loaded.reasons)
 
 
-def _base(settings: Settings) -> str | None:
-    """What LoRA adapters are put on, where they do not decide."""
-    return _placed(settings.base) if settings.base else None
-
-
-def _placed(source: str) -> str:
+def placed(source: str) -> str:
     """A folder by its whole path, for processes that start elsewhere; a hub id as it is."""
     return str(Path(source).absolute()) if Path(source).exists() else source
 

@@ -29,7 +29,7 @@ from tickertape.frame import event_line, to_stdout
 from tickertape.ingress import API, PAGE, PAGE_PREFIX, Ingress
 from tickertape.lines import speak_json
 from tickertape.replicas import EngineReplica
-from tickertape.roster import prepare
+from tickertape.roster import placed, prepare
 from tickertape.settings import MEBIBYTE, Settings
 from tickertape.types import WINDOW_SAMPLES
 
@@ -61,7 +61,7 @@ class Stopped(BaseException):
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
-    settings = settings.resolve()
+    settings = _at_home_anywhere(settings.resolve())
     models = prepare(settings)
     if not settings.address:
         listener = listen(settings)  # a port that is taken shows at once; 0 becomes a free one
@@ -79,6 +79,12 @@ def run(settings: Settings) -> int:
     except Stopped:  # before there was anything to drain
         pass
     return 0
+
+
+def _at_home_anywhere(settings: Settings) -> Settings:
+    """The same files by their whole paths: replicas may start in another folder."""
+    keys = settings.keys_file and settings.keys_file.absolute()
+    return settings.model_copy(update={"base": placed(settings.base), "keys_file": keys})
 
 
 @contextmanager
