@@ -101,7 +101,7 @@ def open_engine(name: str, source: str, settings: Settings) -> Opened:
 
 def placed(source: str) -> str:
     """A folder by its whole path, for processes that start elsewhere; a hub id as it is."""
-    return str(Path(source).absolute()) if Path(source).exists() else source
+    return str(Path(source).absolute()) if source and Path(source).exists() else source
 
 
 def open_detector(settings: Settings) -> Detect:
