@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from tickertape import contract, orders
+from tickertape.decoders import Decoders
 from tickertape.errors import TickertapeError
 from tickertape.frame import Emit, Frame, Message, Receive, Send, answer_error, to_stdout
 from tickertape.pipeline import Model
@@ -37,13 +38,15 @@ def create_app(
     *,
     emit: Emit = to_stdout,
     lifespan: Lifespan | None = None,
+    decoders: Decoders | None = None,
 ) -> FastAPI:
     """The application. The first model is the default, and answers to `whisper-1`.
 
     `emit` takes log lines. `lifespan` runs around the application's life: whoever made the backends closes them there.
+    `decoders` decode the uploads and stay open; without, the application has its own as long as it lives.
     `app.state.service` is the `Service` behind the routes; `await app.state.service.drain()` ends its work in order.
     """
-    service = Service(models, settings.resolve(), emit=emit)
+    service = Service(models, settings.resolve(), emit=emit, decoders=decoders)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:

@@ -50,6 +50,7 @@ from tickertape.headers import Claim, id3_end, id3_tags, matroska_blocks, read_c
 from tickertape.types import SAMPLE_RATE, Audio, Notice, Samples
 
 Source: TypeAlias = "bytes | bytearray | memoryview | str | Path | BinaryIO"
+Allocate: TypeAlias = "Callable[[tuple[int, int]], Samples]"
 
 # Which of FFmpeg's demuxers may open a file of which claim: its own probing must find the same as ours.
 DEMUXERS = {
@@ -109,6 +110,11 @@ class Limits:
     max_rate: int = 192_000  # Hz
 
 
+def empty(shape: tuple[int, int]) -> Samples:
+    """Memory for samples."""
+    return np.empty(shape, np.float32)
+
+
 def decode(
     source: Source,
     *,
@@ -116,12 +122,14 @@ def decode(
     limits: Limits = Limits(),
     track: int | None = None,
     audio_format: str | None = None,
+    allocate: Allocate = empty,
 ) -> Audio:
     """Decode a recording to float32 samples of shape [channels, n] at 16 kHz, finite and within [-1, 1].
 
     `channels` "mix" gives one channel, the mean, as loud as the loudest of them; "split" keeps each. `track` chooses
     an audio track by number, from 0. `audio_format` describes headerless data: "mulaw;rate=8000;channels=2" (see
-    `RAW_FORMATS`). A file object is read from where it stands, and is not closed.
+    `RAW_FORMATS`). A file object is read from where it stands, and is not closed. `allocate` gives the memory for the
+    samples, whatever that holds: the first columns of one of its arrays are the samples.
 
     Raises an `AudioError` for what is wrong with the recording and `OptionError` for a wrong option.
     """
@@ -131,7 +139,7 @@ def decode(
     with _opened(source, limits) as file:
         claim = Claim() if raw else _read_claim(file)
         _check_claim(claim, limits)
-        job = _Job(file, claim, raw, limits, track, split=channels == "split")
+        job = _Job(file, claim, raw, limits, track, channels == "split", allocate)
         try:
             result = _run(job)
             if claim.kind == "matroska" and (result.damaged or result.reach < 0.9 * file.size):
@@ -163,6 +171,7 @@ class _Job:
     limits: Limits
     track: int | None
     split: bool
+    allocate: Allocate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,7 +194,7 @@ def _run(job: _Job, salvage: bool = False) -> _Result:
         stream, notices = _choose(container, job.track)
         declared = _declared(container, stream, job.claim)
         _check_length(declared, job.limits)
-        sink = _Sink(job.limits, split=job.split, expected=declared)
+        sink = _Sink(job.limits, split=job.split, expected=declared, allocate=job.allocate)
         pump = _Pump(stream, sink)
         packets = _salvaged(job, container, stream) if salvage else _packets(container, stream, pump.damage)
         pump.run(packets, look_ahead=lambda: sink.expect(_measure(job, stream.index, pump.decoded, sink.seconds)))
@@ -575,8 +584,8 @@ _DTYPES = {
 class _Sink:
     """Collects decoded frames: to float, made finite, mixed, resampled to 16 kHz about a second at a time."""
 
-    def __init__(self, limits: Limits, *, split: bool, expected: float | None) -> None:
-        self._limits, self._split = limits, split
+    def __init__(self, limits: Limits, *, split: bool, expected: float | None, allocate: Allocate = empty) -> None:
+        self._limits, self._split, self._allocate = limits, split, allocate
         self._most = None if expected is None else expected + 1.0  # seconds that silence may fill up to
         self._capacity = int(min(expected or 30.0, 3600.0) * SAMPLE_RATE) + SAMPLE_RATE
         self._rows = 0  # channels of the output, once known
@@ -717,7 +726,7 @@ class _Sink:
         end = self._length + count
         if end > self._buffer.shape[1]:
             self._capacity = max(self._capacity, end + end // 2)  # untouched pages cost no memory
-            grown = np.empty((self._rows, self._capacity), np.float32)
+            grown = self._allocate((self._rows, self._capacity))
             if self._length:
                 grown[:, : self._length] = self._buffer[:, : self._length]
             self._buffer = grown

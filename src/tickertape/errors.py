@@ -23,7 +23,7 @@
     │       └── CorruptCheckpoint    truncated or tampered with
     └── DecodeError                  a window could not be decoded: HTTP 5xx, exit code 1
         ├── EngineFailed             the engine raised
-        ├── HarmfulAudio             two engines died of it: HTTP 400
+        ├── HarmfulAudio             two processes died of it: HTTP 400
         ├── Overloaded               no room; try again later
         ├── DeadlineExceeded         nobody waits for the answer any more
         └── ShuttingDown             the service is draining
@@ -202,7 +202,7 @@ class EngineFailed(DecodeError):
 
 
 class HarmfulAudio(DecodeError):
-    """Two engines died of the recording."""
+    """Two engines or audio decoders died of the recording, or it kept one of them for too long."""
 
     code: str = "harmful_audio"
 

@@ -1,7 +1,8 @@
 """One request for text, from its headers to the last byte of its answer; and what all such requests share.
 
-What a request costs is counted before it costs anything. Audio is decoded in threads of our own, windows in the engine,
-nothing of length in the event loop. When the client leaves or its time is up, whatever is under way is cancelled.
+What a request costs is counted before it costs anything. Audio is decoded in processes of our own, windows in the
+engine, nothing of length in the event loop. When the client leaves or its time is up, whatever is under way is
+cancelled.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from tickertape import audio, failures, formats, forms, orders
 from tickertape.admission import LAST_ANSWERS, Admission, Door, Hold, Reservation, UploadRoom
+from tickertape.decoders import Decoders
 from tickertape.errors import DeadlineExceeded, OptionError, ShuttingDown, TickertapeError
 from tickertape.events import Stream
 from tickertape.failures import ClientGone, SlowBody, UnsupportedEncoding
@@ -39,12 +40,24 @@ from tickertape.types import SAMPLE_RATE, Audio, Decoded, Segment, Task, Transcr
 
 T = TypeVar("T")
 QUIET = frozenset({"warning", "error"})  # levels at which only what failed is logged
+DECODING_SECONDS = 60.0  # that any recording's decoding may take ...
+DECODING_SHARE = 1 / 20  # ... and of its length beyond that; FFmpeg takes 1/200 to 1/1000 on a core of its own
 
 
 class Service:
-    """What the routes share: the models, the room, the keys, the counters."""
+    """What the routes share: the models, the room, the keys, the counters.
 
-    def __init__(self, models: Mapping[str, Model], settings: Settings, *, emit: Emit = to_stdout) -> None:
+    `decoders` decode the uploads; without, the service has its own, which `close` ends.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        settings: Settings,
+        *,
+        emit: Emit = to_stdout,
+        decoders: Decoders | None = None,
+    ) -> None:
         self.models = dict(models)
         self.settings = settings
         self.emit = emit
@@ -57,7 +70,8 @@ class Service:
         self.meter = Meter()
         self.replays = Replays(settings.remember_seconds)
         self.readiness = Readiness(self.models, timeout=settings.probe_timeout)
-        self._threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="audio")
+        self._decoders = decoders or self._own_decoders()
+        self._borrowed = decoders is not None
 
     async def drain(self, grace: float | None = None) -> bool:
         """Turn readiness red and refuse new work at once; wait for accepted requests. Whether all of them finished.
@@ -79,8 +93,17 @@ class Service:
             self.emit(log_line(record.timings, project=self.settings.project))
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """End the processes that decode."""
+        if not self._borrowed:
+            self._decoders.close()
+
+    def _own_decoders(self) -> Decoders:
+        settings, emit = self.settings, self.emit
+        return Decoders(
+            settings.decode_threads,
+            timeout=DECODING_SECONDS + DECODING_SHARE * settings.max_audio_seconds,
+            tell=lambda message, **facts: emit(event_line("WARNING", message, **facts)),
+        )
 
     def authenticate(self, request: Request) -> Key | None:
         """The caller's key. Raises `Unauthorized`."""
@@ -97,6 +120,7 @@ class Service:
             raise ShuttingDown("The service is shutting down.")
         await self.readiness.check()
         self.metrics.gauge("ready", 1)
+        self._decoders.warm()  # not before, so that it takes no time from what must be ready
 
     def scrape(self) -> bytes:
         """The metrics, as of now."""
@@ -106,7 +130,7 @@ class Service:
         return self.metrics.render()
 
     async def decode_audio(self, form: forms.Form, order: Order) -> Audio:
-        """The upload's samples, decoded in a thread of our own; its bytes are let go. Raises `AudioError`."""
+        """The upload's samples; its bytes are let go. Raises `AudioError` and `HarmfulAudio`."""
         settings = self.settings
         limits = audio.Limits(
             max_bytes=max(settings.body_limit, settings.object_limit),  # whichever held was looked at as it came
@@ -114,21 +138,14 @@ class Service:
             max_channels=settings.max_channels if order.channels == "mix" else settings.max_split_channels,
         )
         assert form.file is not None  # noqa: S101 - `orders.understand` has seen it, or it was fetched
-        decode = partial(
-            audio.decode,
-            form.file,
-            channels=order.channels,
-            limits=limits,
-            track=order.track,
-            audio_format=order.audio_format,
-        )
+        file, form.file = form.file, None
+        options = {"channels": order.channels, "track": order.track, "audio_format": order.audio_format}
         try:
-            decoded = await asyncio.get_running_loop().run_in_executor(self._threads, decode)
+            decoded = await self._decoders.decode(file, limits=limits, **options)
         except OptionError as error:
             if error.param != "track":
                 raise
             raise OptionError(error.message, "audio_track", "invalid_audio_track") from error
-        form.file = None
         return replace(decoded, notices=order.notices + decoded.notices)
 
 
