@@ -3,6 +3,7 @@
     python -m benchmarks.engine                         # everything: about an hour on two cores
     python -m benchmarks.engine --only throughput --shape base --rounds 3
     python -m benchmarks.engine --only throughput --shape checkpoint
+    python -m benchmarks.engine --only memory --shape small medium turbo large-v3    # what they take: up to 16 GB
     python -m benchmarks.engine --texts                 # what they write, not how fast: see benchmarks/texts.py
 
 Every system decodes the same clips greedily, with the same number of new tokens a window and the same threads, in a
@@ -35,6 +36,7 @@ from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
 TUNED = "checkpoint"  # not random: the demo checkpoint
 SHAPES = ("tiny", "base", "small", TUNED)
+LARGE = {"medium": "float32", "turbo": "float16", "large-v3": "float16"}  # as their authors store them
 EXAMPLE = ROOT / "examples" / "audio" / "transfer-to-savings.wav"
 SPOKEN = 64  # held-out clips for it, of about four seconds each
 
@@ -86,7 +88,7 @@ class Bench:
         if not (folder / "generation_config.json").exists():
             from tests.checkpoint_factory import make_checkpoint
 
-            make_checkpoint(folder, shape, config={"audio_context": context})
+            make_checkpoint(folder, shape, dtype=LARGE.get(shape, "float32"), config={"audio_context": context})
             path = folder / "generation_config.json"
             settings = json.loads(path.read_text())
             times = range(settings["no_timestamps_token_id"], settings["no_timestamps_token_id"] + 1502)
@@ -176,15 +178,21 @@ def summary(runs: Sequence[Result]) -> Result:
 
 
 def memory(bench: Bench, shape: str) -> Result:
-    """The peak of resident memory after one batch of 8, each system alone."""
+    """The peak of resident memory after one batch, each system alone."""
+    bench.worker("tickertape", bench.checkpoint(shape), batch=1, tokens=1).close()  # prepares
+    asked = {"tickertape": ("tickertape", 8), "tickertape, batch 16": ("tickertape", 16)}
+    if shape not in LARGE:
+        asked["faster-whisper-batched"] = ("faster-whisper-batched", 8)
     peaks = {}
-    for name in ("tickertape", "faster-whisper-batched"):
-        worker = bench.worker(name, bench.checkpoint(shape), batch=8, tokens=50)
+    for name, (system, batch) in asked.items():
+        worker = bench.worker(system, bench.checkpoint(shape), batch=batch, tokens=50)
         loaded = worker.ready()["peak_bytes"]
-        peaks[name] = {"loaded_bytes": loaded, "peak_bytes": worker.run(bench.clips, 8)["peak_bytes"]}
+        peaks[name] = {"loaded_bytes": loaded, "peak_bytes": worker.run(bench.clips, batch)["peak_bytes"]}
         worker.close()
-    ratio = peaks["tickertape"]["peak_bytes"] / peaks["faster-whisper-batched"]["peak_bytes"]
-    return {"shape": shape, "systems": peaks, "ratio": ratio}
+    found: Result = {"shape": shape, "systems": peaks}
+    if peer := peaks.get("faster-whisper-batched"):
+        found["ratio"] = peaks["tickertape"]["peak_bytes"] / peer["peak_bytes"]
+    return found
 
 
 def trimmed(bench: Bench, shape: str, tokens: int = 12) -> Result:
@@ -347,8 +355,9 @@ def report(results: dict[str, Result], where: Path | None, settings: Result) -> 
 def sentences(name: str, result: Result) -> Iterator[str]:
     """What the other measurements found, in words."""
     if name.startswith("memory"):
+        ratio = f"; ratio {result['ratio']:.2f}" if "ratio" in result else ""
         peaks = {system: f"{found['peak_bytes'] / 2**20:.0f} MiB" for system, found in result["systems"].items()}
-        yield f"Peak memory, {result['shape']} shape, one batch of 8: {peaks}; ratio {result['ratio']:.2f}."
+        yield f"Peak memory, {result['shape']} shape, one batch, of 8 unless said: {peaks}{ratio}."
     elif name.startswith("trimmed"):
         each = {context: f"{250 * found['median_seconds']:.0f} ms" for context, found in result["contexts"].items()}
         yield f"A 3 s clip, {result['shape']}, {result['tokens']} tokens: {each}: {result['ratio']:.1f} times."
@@ -375,7 +384,7 @@ def plan(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
                 )
         if "trimmed" in only and shape != TUNED:
             yield f"trimmed-{shape}", lambda shape=shape: trimmed(bench, shape)
-        if "memory" in only and shape == "base":
+        if "memory" in only and shape not in {"tiny", TUNED}:
             yield f"memory-{shape}", lambda shape=shape: memory(bench, shape)
         if "shares" in only and shape == "base":
             yield f"shares-{shape}", lambda shape=shape: shares(bench, shape, 100)
@@ -390,7 +399,7 @@ def main() -> None:
     """Measure, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="which measurements")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=SHAPES)
+    parser.add_argument("--shape", nargs="+", choices=[*SHAPES, *LARGE], default=SHAPES)
     parser.add_argument("--tokens", nargs="+", type=int, default=(50, 100), help="new tokens for each window")
     parser.add_argument("--clips", type=int, default=16, help="30 s windows in one run of the fast systems, at most 16")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each system; the slow ones run at most twice")

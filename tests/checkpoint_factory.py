@@ -65,6 +65,8 @@ SHAPES = {
     "tiny.en": Shape(384, 6, 4, 4, vocabulary="english"),
     "base": Shape(512, 8, 6, 6),
     "small": Shape(768, 12, 12, 12),
+    "medium": Shape(1024, 16, 24, 24),
+    "large-v3": Shape(1280, 20, 32, 32, 128, "v3"),
     "distil": Shape(1280, 20, 32, 2, 128, "v3"),  # distil-large-v3
     "turbo": Shape(1280, 20, 32, 4, 128, "v3"),  # large-v3-turbo
 }
