@@ -3,7 +3,8 @@
 #
 #   tests/image/build.sh            the base image if it is missing, the image, the trial
 #   tests/image/build.sh again      only the trial, on what was built last: two minutes on a quiet machine
-#   tests/image/build.sh load       what was built last, within 4 GiB and 2 processors, with a model of base shape
+#   tests/image/build.sh load       what was built last, within 4 GiB and 2 processors, with a model of base shape;
+#                                   `SHAPE=small tests/image/build.sh load` takes another
 #   tests/image/build.sh clean      takes build/image away, which `rm` alone cannot while parts of it are mounted
 #
 # Settings of the service are passed on: `TICKERTAPE_RAY=false tests/image/build.sh again`.
@@ -15,6 +16,7 @@ cd "$(dirname "$0")/../.."
 
 model=${MODEL-checkpoint}
 work=${IMAGE_TEST_FOLDER:-$PWD/build/image}
+shape=${SHAPE-base}
 base=$(sed -n 's/^ARG BASE=//p' deploy/Dockerfile)
 image=localhost/tickertape-test
 driver=vfs  # copies the whole root for each step, but works everywhere
@@ -66,15 +68,17 @@ build() {
     fi
 }
 
-# A prepared checkpoint of base shape with random weights, made once.
+# A prepared checkpoint of a shape with random weights, made once; the folder's name is in $made.
 make_model() {
-    [ ! -e "$work/model.done" ] || return 0
+    local model=$work/model-$shape
+    made=$model.done
+    [ ! -e "$made" ] || return 0
     make --silent .venv/.core
-    rm -rf "$work/model" "$work/prepared"
+    rm -rf "$model"
     .venv/bin/python -c "from pathlib import Path; from tests.checkpoint_factory import make_checkpoint
-make_checkpoint(Path('$work/model'), 'base')"
-    XDG_CACHE_HOME=$work/prepared .venv/bin/tickertape prepare "$work/model" --compute-type int8 --quiet >"$work/model.made"
-    mv "$work/model.made" "$work/model.done"
+make_checkpoint(Path('$model'), '$shape')"
+    XDG_CACHE_HOME=$work/prepared .venv/bin/tickertape prepare "$model" --compute-type int8 --quiet >"$made.part"
+    mv "$made.part" "$made"
 }
 
 # A program of ours on the root of what was built, in namespaces of its own, which take all that runs in them with them.
@@ -88,8 +92,10 @@ apart() {
 }
 
 clean() {
-    [ ! -d "$work/storage" ] || ! command -v buildah >/dev/null || "${buildah[@]}" rm --all >/dev/null
-    while mountpoint -q "$work/storage/overlay"; do umount "$work/storage/overlay"; done
+    local place
+    awk -v below="$work/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | tac | while read -r place; do
+        umount "$place"
+    done
     rm -rf "$work"
 }
 
@@ -106,7 +112,7 @@ case "${1-}" in
     ;;
 load)
     make_model
-    apart tests.image.load load.json "$(cat "$work/model.done")"
+    apart tests.image.load "load-$shape.json" "$(cat "$made")"
     ;;
 clean)
     clean

@@ -1,4 +1,4 @@
-"""Serve a model of base shape within 4 GiB and 2 processors, to 8 clients at once. Started by build.sh.
+"""Serve a model within 4 GiB and 2 processors, to 8 clients at once. Started by build.sh.
 
     python3 -m tests.image.load ROOT DESCRIPTION RESULT MODEL
 
