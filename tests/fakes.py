@@ -19,6 +19,7 @@ from tickertape.errors import DecodeError
 from tickertape.local import LocalBackend
 from tickertape.pipeline import Model
 from tickertape.types import SAMPLE_RATE, Decoded, Options, Segment, Window, Word
+from tickertape.wire import Wire
 
 WORDS = ("Good", "morning,", "this", "is", "a", "test.")
 TEXT = "Good morning, this is a test."
@@ -101,9 +102,16 @@ def wav(seconds: float = 1.0, *, rate: int = SAMPLE_RATE, channels: int = 1, pit
 class Serving:
     """An application under a real uvicorn on a free port of the loopback, in a thread: `with Serving(app) as url`."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, *, keep_alive: int = 10) -> None:
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_level="error", access_log=False, timeout_keep_alive=10, lifespan="on"
+            app,
+            http=Wire,
+            host="127.0.0.1",
+            port=0,
+            log_level="error",
+            access_log=False,
+            timeout_keep_alive=keep_alive,
+            lifespan="on",
         )
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.server.run, daemon=True)

@@ -346,7 +346,7 @@ FIELD_ROWS: list[Any] = [
     pytest.param({"language": "ja"}, "invalid_language", "language", id="70 the model does not know it"),
     *[
         pytest.param({"temperature": value}, "invalid_temperature", "temperature", id=f"71 {value!a}")
-        for value in ("nan", "inf", "1e400", "-1", "2", "abc", "2", "0x1", "1_0", " 1")
+        for value in ("nan", "inf", "1e400", "-1", "2", "abc", "\uff12", "0x1", "1_0", " 1")
     ],
     pytest.param({"prompt": "p" * 20_000}, "prompt_too_long", "prompt", id="72 prompt of 20 kB"),
     pytest.param({"prompt": "p" * 900_000}, "prompt_too_long", "prompt", id="72 prompt of 900 kB"),

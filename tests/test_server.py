@@ -27,13 +27,13 @@ KIND = "Content-Type: multipart/form-data; boundary=XX"
 class House:
     """A running server, its engine, its service and its log."""
 
-    def __init__(self, **knobs: Any) -> None:
+    def __init__(self, *, keep_alive: int = 10, **knobs: Any) -> None:
         self.engine = FakeEngine()
         self.lines: list[str] = []
         settings = Settings(**{"body_limit": 2**20, "upload_room": 2**24, "max_audio_seconds": 600, **knobs})
         app = create_app({"demo": model("demo", self.engine)}, settings, emit=self.lines.append)
         self.service: Service = app.state.service
-        self.serving = Serving(app)
+        self.serving = Serving(app, keep_alive=keep_alive)
 
     def __enter__(self) -> House:
         self.url = self.serving.__enter__()

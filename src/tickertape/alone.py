@@ -105,9 +105,12 @@ def _server(app: Any, settings: Settings) -> Any:
     """uvicorn, without its signal handlers: it would turn new clients away while old requests finish."""
     import uvicorn
 
+    from tickertape.wire import Wire
+
     speak_json()
     config = uvicorn.Config(
         app,
+        http=Wire,
         log_config=None,
         access_log=False,
         server_header=False,

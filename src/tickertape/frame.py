@@ -78,6 +78,9 @@ class Frame:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Run the application within the frame."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it; the handshake gets a 403
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
