@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickertape import settings
+from tickertape import cli, launch, settings
 from tickertape.errors import OptionError
 from tickertape.machine import Detected
 from tickertape.settings import MEBIBYTE, Settings, derive
@@ -145,3 +147,105 @@ def test_the_reference_is_current() -> None:
 def test_every_setting_is_explained() -> None:
     """No knob is without a help text."""
     assert [] == [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+# --- every setting by flag, environment and file
+
+
+ODD: dict[str, tuple[str, object]] = {  # what is said, and what it means, where a figure will not do
+    "models": ("a=x,b=y", ("a=x", "b=y")),
+    "cors_origins": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
+    "object_hosts": ("gs://bucket,a.example", ("gs://bucket", "a.example")),
+    "log_level": ("warning", "warning"),
+    "device": ("cpu", "cpu"),
+    "precision": ("f32", "f32"),
+    "keys_file": ("keys.json", Path("keys.json")),
+}
+
+
+def said(name: str) -> tuple[str, Any]:
+    """Words for a setting's value, which is not its default, and the value."""
+    default = Settings.model_fields[name].default
+    if name in ODD:
+        return ODD[name]
+    if isinstance(default, bool):
+        return str(not default).lower(), not default
+    if isinstance(default, str):
+        return "other", "other"
+    return "3", type(default)(3)
+
+
+def served(*words: str) -> Settings:
+    """What `tickertape serve` would serve with."""
+    asked: list[Settings] = []
+
+    def note(*given: Any) -> int:
+        asked.append(launch.understood(*given))
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "launch", note)
+        code = cli.main(["serve", *words])
+    if code:
+        raise SystemExit(code)
+    return asked[0]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_a_flag_a_variable_and_a_line_of_a_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three say the same, and the flag in both ways of writing it."""
+    words, value = said(name)
+    flag = f"--{name.replace('_', '-')}"
+    assert value != getattr(Settings(), name)
+    assert value == getattr(served(flag, words), name)
+    assert value == getattr(served(f"{flag}={words}"), name)
+    file = tmp_path / "tickertape.toml"
+    quoted = (
+        words if isinstance(value, bool | int | float) else list(value) if isinstance(value, tuple) else f"'{words}'"
+    )
+    file.write_text(f"{name} = {quoted}\n")
+    assert value == getattr(served("--config", str(file)), name)
+    monkeypatch.setenv(f"TICKERTAPE_{name.upper()}", words)
+    assert value == getattr(served(), name)
+
+
+@pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.annotation is bool])
+def test_switches_are_said_in_every_way(name: str) -> None:
+    """On and off, with a value and without."""
+    for value, words in {True: "true on 1", False: "false off 0"}.items():
+        for word in words.split():
+            assert value is getattr(served(f"--{name}", word), name) is getattr(served(f"--{name}={word}"), name)
+    assert (True, False) == (getattr(served(f"--{name}"), name), getattr(served(f"--no-{name}"), name))
+
+
+def test_lists_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag of a list may come again, and hold several; the environment gives way to all of them."""
+    monkeypatch.setenv("TICKERTAPE_CORS_ORIGINS", "z")
+    assert ("a", "b", "c") == served("--cors-origins", "a", "--cors-origins=b,c").cors_origins
+    assert ("gs://a-b", "c.de") == served("--object-hosts", "gs://a-b", "--object-hosts", "c.de").object_hosts
+    assert ("a", "b=x", "c") == served("--model", "a", "-m", "b=x", "--models", "c").models
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("--prot 1", "prot is not a setting"),
+        ("--body-limit many", "body_limit: input should be a valid integer"),
+        ("--body-limit 1 --body-limit 2", "body_limit is given twice"),
+        ("--docs --no-docs", "docs is given twice"),
+        ("call.wav", "serve takes flags only"),
+        ("--port 1 --port 2", "--port is given twice"),
+        ("--page=maybe", "--page takes true or false"),
+        ("--ray --no-ray", "--ray is given twice"),
+    ],
+)
+def test_bad_flags_are_refused_with_a_way_out(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says what is wrong and where to look; the list of settings is named where one was meant."""
+    with pytest.raises(SystemExit, match="2"):
+        served(*words.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert re.search("Try: .* serve --help", line)
+    assert (words.partition(" ")[0] in {"--port", "--page=maybe", "--ray"}) != ("docs/reference/settings.md" in line)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from tickertape import flags
 from tickertape.errors import CallerError, OptionError, TickertapeError
 from tickertape.tools import deploy
 
 FINE, OURS, CALLERS, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last counts as shells do
+TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 app = deploy.added_to(typer.Typer(
     name="tickertape",
@@ -202,7 +205,38 @@ def info(  # noqa: PLR0917 - typer passes them all by name
         typer.echo(f"{name:{width}}  {value}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class Served(TyperCommand):
+    """`serve`, whose switches also take a value: `--page false` and `--page=false` are `--no-page`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does, but an option that may be given once may not be given twice."""
+        switches = {each.opts[0]: each.secondary_opts[0] for each in self.get_params(ctx) if each.secondary_opts}
+        words = self._plain(ctx, args, switches)
+        given = self.make_parser(ctx).parse_args(args=list(words))[2]
+        for option in given:
+            if given.count(option) > 1 and not option.multiple:
+                ctx.fail(f"{option.opts[0]} is given twice.")
+        return super().parse_args(ctx, words)
+
+    @staticmethod
+    def _plain(ctx: Any, words: Sequence[str], switches: Mapping[str, str]) -> list[str]:
+        """The words, with each switch that has a value as the switch or its opposite."""
+        plain: list[str] = []
+        waiting = list(words)
+        while waiting:
+            word = waiting.pop(0)
+            name, equals, value = word.partition("=")
+            if name in switches and not equals and waiting and waiting[0].lower() in TRUTHS:
+                value = waiting.pop(0)
+            if name in switches and (value or equals):
+                if value.lower() not in TRUTHS:
+                    ctx.fail(f"{name} takes true or false.")
+                word = name if TRUTHS[value.lower()] else switches[name]
+            plain.append(word)
+        return plain
+
+
+@app.command(cls=Served, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
     *,
@@ -222,7 +256,7 @@ def serve(
     """Serve the page and OpenAI's audio API, on http://localhost:8080 unless told otherwise.
 
     Every setting of docs/reference/settings.md is a flag too, and a variable of the environment: --body-limit 50000000,
-    TICKERTAPE_BODY_LIMIT=50000000.
+    TICKERTAPE_BODY_LIMIT=50000000. What is on or off: --docs, --no-docs, --docs false. Lists: a,b or the flag again.
     """
     from tickertape.launch import launch
 

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tickertape.errors import OptionError
-from tickertape.settings import Settings
+from tickertape.settings import LISTS, Settings
+
+HINT = "Try: tickertape serve --help; every setting is in docs/reference/settings.md."
 
 
 def launch(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> int:
-    """Serve until a signal comes; the exit code.
-
-    `config` is a settings file, `flags` are settings by name (None: not given), `rest` is `--name value` for others.
-    Raises `CheckpointError`s, `OptionError` and `EngineFailed`.
-    """
-    settings = Settings.load(config, **{**dict(_pairs(rest)), **{k: v for k, v in flags.items() if v is not None}})
+    """Serve until a signal comes; the exit code. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
+    settings = understood(config, flags, rest)
     if settings.ray:
         from tickertape.serving import run
     else:
@@ -24,15 +22,39 @@ def launch(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = 
     return run(settings)
 
 
+def understood(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> Settings:
+    """What is asked for: `config` is a settings file, `flags` are settings by name (None: not given).
+
+    `rest` are flags of other settings, as words. Raises `OptionError`, which says where to look.
+    """
+    try:
+        return Settings.load(config, **_gathered(flags, rest))
+    except OptionError as error:
+        raise OptionError(f"{error.message.rstrip('.')}. {HINT}", error.param, error.code) from error
+
+
+def _gathered(flags: Mapping[str, Any], rest: Sequence[str]) -> dict[str, Any]:
+    """Flags of both kinds by name; those that may be repeated are joined. Raises `OptionError` for others."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name, value in _pairs(rest):
+        if name in LISTS:
+            given[name] = (*given.get(name, ()), *value.split(","))
+        elif name in given:
+            raise OptionError(f"{name} is given twice", name, "invalid_settings")
+        else:
+            given[name] = value
+    return given
+
+
 def _pairs(rest: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """`--body-limit 5000`, `--body-limit=5000`, `--page` and `--no-page` as settings. Raises `OptionError`."""
+    """`--body-limit 5000`, `--body-limit=5000`, `--docs` and `--no-docs` as settings. Raises `OptionError`."""
     words = list(rest)
     while words:
         word = words.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
         if not word.startswith("--") or not name:
-            raise OptionError("serve takes flags only; see tickertape serve --help", "arguments", "invalid_settings")
+            raise OptionError("serve takes flags only", "arguments", "invalid_settings")
         if equals:
             yield name, value
         elif words and not words[0].startswith("--"):

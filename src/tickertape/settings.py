@@ -44,6 +44,7 @@ OBJECT_HOST = re.compile(
     r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]|(?=.{1,253}$)([a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{0,62}"
 )
 
+LISTS = ("models", "cors_origins", "object_hosts")  # settings of several values
 Words = Annotated[tuple[str, ...], NoDecode]  # "a,b" in the environment, a list in a file
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("info", description="`info` logs every request, `warning` those that failed.")
     project: str = Field("", description="Google Cloud project, to join log lines to traces.")
 
-    @field_validator("models", "cors_origins", "object_hosts", mode="before")
+    @field_validator(*LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A comma separates where only a string can be given."""
@@ -237,8 +238,9 @@ _REFERENCE_HEAD = f"""# Settings
 
 Each setting can be given as a flag (`--body-limit 50000000`), as a variable of the environment
 (`{PREFIX}BODY_LIMIT=50000000`) or in a TOML or YAML file (`body_limit = 50000000`); a flag wins over the environment,
-which wins over the file. Names that do not exist are refused everywhere. Lists are separated by commas in the
-environment. Where the default is 0, the value is derived from the cores and the memory that the process may use
+which wins over the file. Names that do not exist are refused everywhere. Lists are separated by commas; a flag may be
+given again for the next. What is `true` or `false` can be said as `--page`, `--no-page`, `--page false` or
+`--page=false`. Where the default is 0, the value is derived from the cores and the memory that the process may use
 (limits of its container included) and printed with its reason at start.
 
 The service listens on every interface, as a container must. On a shared machine without keys, set `host` to
