@@ -224,6 +224,16 @@ def test_tests_state_behaviours() -> None:
     assert silent == []
 
 
+def test_the_package_says_its_version_once() -> None:
+    """What is built takes its version from the package, and the image's label, which cannot, has the same."""
+    from tickertape import __version__
+
+    told = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in told
+    assert '[tool.hatch.version]\npath = "src/tickertape/__init__.py"\n' in told
+    assert f"\nARG VERSION={__version__}\n" in (ROOT / "deploy" / "Dockerfile").read_text()
+
+
 def test_the_changelog_knows_the_version() -> None:
     """The changelog's top entry is the unreleased one or the package's version."""
     from tickertape import __version__

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from tickertape import contract, orders
+from tickertape import __version__, contract, orders
 from tickertape.decoders import Decoders
 from tickertape.errors import TickertapeError
 from tickertape.frame import Emit, Frame, Message, Receive, Send, answer_error, to_stdout
@@ -56,7 +55,7 @@ def create_app(
 
     app = FastAPI(
         title="Tickertape",
-        version=version("tickertape"),
+        version=__version__,
         description=contract.DESCRIPTION,
         openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,
