@@ -53,7 +53,7 @@ class House:
     def within(self) -> FastAPI:
         settings = Settings(**{"body_limit": MIB, "upload_room": 4 * MIB, "max_audio_seconds": 120, **self.knobs})
         models = {"demo": model("demo", self.engine), "spare": model("spare", translates=False)}
-        return ui.mount(create_app(models, settings, emit=self.lines.append), models, settings)
+        return ui.mount(create_app(models, settings, emit=self.lines.append))
 
 
 @dataclass

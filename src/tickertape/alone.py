@@ -97,7 +97,7 @@ def create(models: Mapping[str, Model], settings: Settings) -> Any:
     from tickertape.ingress import add_page
 
     app = create_app(models, settings)
-    add_page(app, models, settings)
+    add_page(app)
     return app
 
 

@@ -51,7 +51,7 @@ class Ingress:
         app = create_app(models, self._settings)
         self._service = app.state.service
         if self._page:
-            add_page(app, models, self._settings)
+            add_page(app)
         elif self._settings.page:
             _point_to_page(app)
         return app
@@ -70,12 +70,12 @@ def _connected(engine: Any) -> Any:
     return serve.get_deployment_handle(engine, app_name=API)
 
 
-def add_page(app: Any, models: Mapping[str, Model], settings: Settings) -> None:
-    """Mount the page, if it is wanted."""
-    if settings.page:
+def add_page(app: Any) -> None:
+    """Mount the page on an application of `create_app`, if its settings want one."""
+    if app.state.service.settings.page:
         from tickertape import ui
 
-        ui.mount(app, models, settings)
+        ui.mount(app)
 
 
 def _point_to_page(app: Any) -> None:

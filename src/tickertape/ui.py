@@ -1,6 +1,6 @@
 """The page: speak or drop a recording, and read along as it is decoded.
 
-    mount(app, models, settings)        # beside the API's routes, on the application of `create_app`
+    mount(app)        # beside the API's routes, on the application of `create_app`
 
 Gradio carries the conversation between browser and pipeline; what one sees is ours (`page/`). A recording goes into
 memory, to the pipeline in this process, and is forgotten. The ways in which Gradio stores and serves files are shut, so
@@ -14,7 +14,7 @@ import io
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,14 +36,13 @@ from tickertape.forms import Form, body_cap, check_headers, read_form
 from tickertape.frame import Record, trace_line
 from tickertape.gate import Gate
 from tickertape.languages import LANGUAGES
-from tickertape.pipeline import Model, Update
+from tickertape.pipeline import Update
 from tickertape.telemetry import Timings
 from tickertape.types import Audio, Segment, Task, Transcript
 from tickertape.visits import Books
 
 if TYPE_CHECKING:
     from tickertape.admission import Reservation
-    from tickertape.settings import Settings
     from tickertape.visits import Service
 
 WAITING = 60.0  # seconds after which a recording that nobody has asked to transcribe is forgotten
@@ -51,14 +50,17 @@ AT_ONCE = 64  # transcriptions shown at once; what they may cost is up to the ad
 QUEUE = 256  # that wait behind them
 BARS = 240  # of the waveform
 ENOUGH = 2_000_000  # samples to draw it from: more would cost time and not show
-EXAMPLES = "examples/audio"  # beside the source, or in the current folder
+EXAMPLES = (  # the clips: as they are installed, and in a checkout
+    Path(__file__).resolve().parent / "page" / "examples",
+    Path(__file__).resolve().parents[2] / "examples" / "audio",
+)
 ENDPOINT = "page"  # of the page's transcriptions, in log lines and metrics
 DOWNLOADS = {"txt": "text", "srt": "srt", "vtt": "vtt", "json": "verbose_json"}
 
 Json = dict[str, Any]
 
 
-def mount(app: Any, models: Mapping[str, Model], settings: Settings) -> Any:  # noqa: ARG001 - the service has them resolved
+def mount(app: Any) -> Any:
     """Mount the page at the root of a FastAPI application that `create_app` made, and return that.
 
     Its other routes answer as before.
@@ -158,20 +160,19 @@ class Desk:
 
     async def example(self, name: str) -> Response:
         """`GET /examples/{name}`: one of the clips on the page."""
-        if name not in {example["file"] for example in self.examples}:
+        if name not in self.examples:
             raise NoSuchPath("There is no such example.")
-        return FileResponse(_examples() / name)
+        return FileResponse(self.examples[name])
 
     @cached_property
-    def examples(self) -> list[Json]:
-        """The clips and what is said in them, by the manifest beside them; none where there is no manifest."""
-        manifest = _examples() / "manifest.jsonl"
-        if not manifest.is_file():
-            return []
-        clips = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [
-            {"file": clip["audio"], "text": clip["text"]} for clip in clips if (_examples() / clip["audio"]).is_file()
-        ]
+    def examples(self) -> dict[str, Path]:
+        """The clips by name, in the order of the manifest beside them; none where there is no manifest."""
+        for folder in EXAMPLES:
+            manifest = folder / "manifest.jsonl"
+            if manifest.is_file():
+                clips = map(json.loads, manifest.read_text(encoding="utf-8").splitlines())
+                return {clip["audio"]: folder / clip["audio"] for clip in clips}
+        return {}
 
     def describe(self) -> Json:
         """What the page needs to know."""
@@ -182,7 +183,7 @@ class Desk:
                 for model in self._service.models.values()
             ],
             "languages": {code: name.capitalize() for code, name in LANGUAGES.items()},
-            "examples": self.examples,
+            "examples": list(self.examples),
             "bytes": settings.body_limit,
             "seconds": settings.max_audio_seconds,
             "keys": settings.keys_file is not None,
@@ -356,12 +357,6 @@ def peaks(audio: Audio) -> list[int]:
     edges = np.linspace(0, len(loud), BARS, endpoint=False, dtype=np.int64)
     bars = np.maximum.reduceat(loud, edges)
     return [round(100 * float(bar) / max(float(bars.max()), 1e-4)) for bar in bars]
-
-
-def _examples() -> Path:
-    """The folder of the example clips."""
-    beside = Path(__file__).resolve().parents[2] / EXAMPLES
-    return beside if beside.is_dir() else Path(EXAMPLES)
 
 
 def _asset(name: str) -> str:

@@ -72,7 +72,7 @@ def server(prompter: Prompter) -> Iterator[str]:
     settings = Settings(body_limit=25 * 2**20, max_audio_seconds=600)
 
     async def build() -> Any:
-        return ui.mount(create_app(models, settings, emit=lambda _: None), models, settings)
+        return ui.mount(create_app(models, settings, emit=lambda _: None))
 
     with Serving(asyncio.run(build())) as url:
         yield url

@@ -32,7 +32,7 @@ def real() -> Iterator[str]:
 
     async def build() -> Any:
         models = await asyncio.to_thread(open_models, settings)
-        return ui.mount(create_app(models, settings, emit=lambda _: None), models, settings)
+        return ui.mount(create_app(models, settings, emit=lambda _: None))
 
     with Serving(asyncio.run(build())) as url:
         yield url

@@ -9,6 +9,7 @@ let run = 0; // the number of the last wish; answers to earlier ones are stale
 let sending = null; // the upload under way
 let answer = null; // the last answer to the last wish
 let recorder = null;
+let asking = false; // whether the microphone may be used
 let levels = null; // while recording: the loudness so far, from 0 to 100
 let seen = 0; // when the last news came
 
@@ -103,7 +104,7 @@ function progress(share) {
 // ---- a recording --------------------------------------------------------------------------------------------------
 
 function take(blob, name) {
-  stopRecording();
+  stopRecording(false);
   leave();
   if (current) URL.revokeObjectURL(current.url);
   audio.pause();
@@ -220,7 +221,7 @@ function figures() {
   if (!answer.factor) return;
   at("figures").hidden = false;
   at("factor").textContent = answer.factor.toFixed(answer.factor < 0.1 ? 3 : 2);
-  at("factor").title = `${(1 / answer.factor).toFixed(1)} times faster than speech`;
+  at("factor").title = `${(1 / answer.factor).toFixed(1)} seconds of sound in a second`;
   at("took").textContent = answer.elapsed < 1 ? `${Math.round(1000 * answer.elapsed)} ms` : `${answer.elapsed.toFixed(1)} s`;
   at("spoken").parentElement.hidden = !answer.language;
   at("spoken").textContent = answer.language ?? "";
@@ -368,14 +369,18 @@ function squeeze(peaks, count) {
 // ---- the microphone -----------------------------------------------------------------------------------------------
 
 async function startRecording() {
+  if (asking) return;
   if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder)
     return complain("Browsers allow the microphone only over HTTPS or on localhost. A file can be chosen all the same.");
   let stream;
+  asking = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch (error) {
     const absent = error.name === "NotFoundError";
     return complain(absent ? "No microphone was found." : "The microphone is not allowed here; the browser's address bar can change that.");
+  } finally {
+    asking = false;
   }
   leave();
   audio.pause();
@@ -387,6 +392,7 @@ async function startRecording() {
   recorder = mine;
   mine.recorder.ondataavailable = (event) => event.data.size && mine.pieces.push(event.data);
   mine.recorder.onstop = () => {
+    if (!mine.wanted) return; // a file was chosen instead
     const type = mine.recorder.mimeType || "audio/webm";
     const ending = type.includes("mp4") ? "m4a" : type.includes("ogg") ? "ogg" : "webm";
     take(new Blob(mine.pieces, { type }), `recording.${ending}`);
@@ -413,14 +419,15 @@ function listen(mine) {
     at("now").textContent = clock(seconds);
     at("record").querySelector("span").textContent = `Stop and transcribe · ${clock(seconds)}`;
     draw();
-    if (seconds >= facts.seconds) stopRecording();
+    if (seconds >= facts.seconds) stopRecording(true);
   }, 80);
   mine.context = context;
 }
 
-function stopRecording() {
+function stopRecording(wanted) {
   if (!recorder) return;
   const mine = recorder;
+  mine.wanted = wanted;
   recorder = null;
   levels = null;
   clearInterval(mine.timer);
@@ -431,7 +438,7 @@ function stopRecording() {
   at("record").querySelector("span").textContent = "Record";
 }
 
-at("record").addEventListener("click", () => (recorder ? stopRecording() : startRecording()));
+at("record").addEventListener("click", () => (recorder ? stopRecording(true) : startRecording()));
 
 // ---- files and examples -------------------------------------------------------------------------------------------
 
@@ -441,16 +448,19 @@ at("file").addEventListener("change", (event) => {
   event.target.value = "";
 });
 
+// Anywhere in the window: where nobody takes it, a browser opens a dropped file in the page's stead.
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
 for (const name of ["dragenter", "dragover"])
-  element.addEventListener(name, (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
+  window.addEventListener(name, (event) => {
+    if (!carriesFiles(event)) return;
     event.preventDefault();
     at("drop").dataset.over = "yes";
   });
-element.addEventListener("dragleave", (event) => {
-  if (!element.contains(event.relatedTarget)) at("drop").dataset.over = "no";
+window.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) at("drop").dataset.over = "no";
 });
-element.addEventListener("drop", (event) => {
+window.addEventListener("drop", (event) => {
+  if (!carriesFiles(event)) return;
   event.preventDefault();
   at("drop").dataset.over = "no";
   const [file] = event.dataTransfer.files;
@@ -466,15 +476,15 @@ for (const example of facts.examples) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   const [name, kind] = [document.createElement("span"), document.createElement("small")];
-  name.textContent = title(example.file);
-  kind.textContent = example.file.split(".").pop();
+  name.textContent = title(example);
+  kind.textContent = example.split(".").pop();
   button.type = "button";
   button.append(name, kind);
   button.addEventListener("click", async () => {
     try {
-      const response = await fetch(here(`examples/${example.file}`));
+      const response = await fetch(here(`examples/${example}`));
       if (!response.ok) throw new Error(response.statusText);
-      take(await response.blob(), example.file);
+      take(await response.blob(), example);
     } catch {
       complain("The example cannot be fetched; is the server running?");
     }
@@ -496,10 +506,10 @@ async function copy(text, button) {
     document.execCommand("copy");
     area.remove();
   }
-  const before = button.textContent;
+  button.dataset.name ??= button.textContent; // which a second press must not mistake
   button.textContent = "Copied";
   announce("Copied");
-  setTimeout(() => (button.textContent = before), 1500);
+  setTimeout(() => (button.textContent = button.dataset.name), 1500);
 }
 
 at("copy").addEventListener("click", () => copy(answer.text, at("copy")));
@@ -522,43 +532,49 @@ function base() {
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
+// What the page itself asks for. `standard` is what OpenAI's clients know of the endpoint; the rest are our extensions.
 function fields() {
   const translating = task() === "translate";
   const language = at("language").value;
-  return [
-    ["model", model().name],
-    ...(language && !translating ? [["language", language]] : []),
-    ["response_format", "verbose_json"],
-  ];
+  const spoken = language ? [["language", language]] : [];
+  const words = at("words").checked;
+  return {
+    endpoint: translating ? "translations" : "transcriptions",
+    standard: [["model", model().name], ...(translating ? [] : spoken), ["response_format", "verbose_json"]],
+    granularities: words && !translating ? ["segment", "word"] : [],
+    extensions: translating ? [...spoken, ...(words ? [["word_timestamps", "true"]] : [])] : [],
+  };
 }
 
 function curl() {
+  const { endpoint, standard, granularities, extensions } = fields();
   const file = current?.name ?? "recording.wav";
-  const plain = /^[\w.-]+$/.test(file) ? `file=@${file}` : quoted(`file=@"${file.replaceAll('"', '\\"')}"`);
-  const words = at("words").checked && task() === "transcribe";
+  const plain = /^[\w.-]+$/.test(file) ? `file=@${file}` : quoted(`file=@"${file.replace(/["\\]/g, "\\$&")}"`);
   const lines = [
-    `curl ${base()}/audio/${task() === "translate" ? "translations" : "transcriptions"}`,
+    `curl ${base()}/audio/${endpoint}`,
     ...(facts.keys ? ['-H "Authorization: Bearer $TICKERTAPE_KEY"'] : []),
     `-F ${plain}`,
-    ...fields().map(([name, value]) => `-F ${name}=${value}`),
-    ...(words ? ["-F 'timestamp_granularities[]=segment'", "-F 'timestamp_granularities[]=word'"] : []),
+    ...[...standard, ...extensions].map(([name, value]) => `-F ${name}=${value}`),
+    ...granularities.map((name) => `-F 'timestamp_granularities[]=${name}'`),
   ];
   return lines.join(" \\\n  ");
 }
 
 function python() {
-  const words = at("words").checked && task() === "transcribe";
-  const given = fields().map(([name, value]) => `        ${name}=${JSON.stringify(value)},`);
+  const { endpoint, standard, granularities, extensions } = fields();
+  const given = standard.map(([name, value]) => `        ${name}=${JSON.stringify(value)},`);
+  const others = extensions.map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
   return [
     "import os",
     "from openai import OpenAI",
     "",
     `client = OpenAI(base_url="${base()}", api_key=${facts.keys ? 'os.environ["TICKERTAPE_KEY"]' : '"none"'})`,
     `with open(${JSON.stringify(current?.name ?? "recording.wav")}, "rb") as file:`,
-    `    answer = client.audio.${task() === "translate" ? "translations" : "transcriptions"}.create(`,
+    `    answer = client.audio.${endpoint}.create(`,
     "        file=file,",
     ...given,
-    ...(words ? ['        timestamp_granularities=["segment", "word"],'] : []),
+    ...(granularities.length ? ['        timestamp_granularities=["segment", "word"],'] : []),
+    ...(others.length ? [`        extra_body={${others.join(", ")}},`] : []),
     "    )",
     "print(answer.text)",
   ]
