@@ -132,6 +132,13 @@ async def test_granularities_choose_the_lists_of_verbose_json(
     assert (1.0, "english", "transcribe") == (body["duration"], body["language"], body["task"])
 
 
+async def test_word_timestamps_add_words(api: Caller) -> None:
+    """`word_timestamps` puts the words beside the segments of verbose_json, and asks the engine for their times."""
+    body = (await api.ask({"response_format": "verbose_json", "word_timestamps": "true"})).json()
+    assert (TEXT.split(), 2) == ([word["word"] for word in body["words"]], len(body["segments"]))
+    assert [True] == [options.word_timestamps for options in api.engine.asked]
+
+
 async def test_logprobs_come_with_json(api: Caller) -> None:
     """include[]=logprobs adds token, bytes and log probability of every token."""
     body = (await api.ask({"include[]": "logprobs"})).json()
@@ -275,7 +282,6 @@ async def test_stream_deltas_add_up_to_the_text(api: Caller) -> None:
 
 async def test_text_is_streamed_while_later_windows_wait() -> None:
     """The first text is sent although the engine still holds the later windows back."""
-    api = caller(small(heartbeat=0.05))
     gate = threading.Event()
     sent: list[bytes] = []
 
@@ -362,6 +368,20 @@ FIELD_ROWS: list[Any] = [
         {"timestamp_granularities[]": "word", "response_format": "text"},
         "invalid_timestamp_granularities", "timestamp_granularities[]", id="73 granularity of text",
     ),
+    *[
+        pytest.param(
+            {"timestamp_granularities[]": granularities, "response_format": form},
+            "invalid_timestamp_granularities", "timestamp_granularities[]", id=f"73 {granularities} of {form}",
+        )
+        for form, granularities in [
+            ("json", ["word"]), ("json", ["word", "segment"]), ("text", ["segment"]), ("srt", ["segment"]),
+            ("vtt", ["segment"]),
+        ]
+    ],
+    *[
+        pytest.param({"vad": "false", **strategy}, "conflicting_field", "vad", id=f"73 vad and {next(iter(strategy))}")
+        for strategy in ({"chunking_strategy": "auto"}, {"chunking_strategy[type]": "server_vad"})
+    ],
     pytest.param({"include[]": "x"}, "invalid_include", "include[]", id="73 no such include"),
     pytest.param(
         {"include[]": "logprobs", "response_format": "srt"}, "invalid_include", "include[]", id="73 logprobs of srt"
@@ -623,11 +643,16 @@ async def test_a_key_lets_in_up_to_its_limit(locked: tuple[Caller, str, Path]) -
     """The third request of the minute gets 429 with Retry-After; the answers before it count down."""
     api, secret, _ = locked
     headers = {"authorization": f"Bearer {secret}"}
-    left = [(await api.ask(headers=headers)).headers["x-ratelimit-remaining-requests"] for _ in range(2)]
-    assert ["1", "0"] == left
-    response = await api.ask(headers=headers)
-    assert (429, "rate_limit_exceeded", None) == refusal(response)
-    assert 1 <= int(response.headers["retry-after"]) <= 30
+    answers = [await api.ask(headers=headers) for _ in range(3)]
+    told = [
+        [each.headers[f"x-ratelimit-{name}-requests"] for name in ("limit", "remaining", "reset")] for each in answers
+    ]
+    assert [["2", "1"], ["2", "0"], ["2", "0"]] == [each[:2] for each in told]
+    resets = [float(each[2].removesuffix("s")) for each in told]
+    assert 0 < resets[0] <= 30 < resets[1] <= 60
+    assert 30 < resets[2] <= 60
+    assert (429, "rate_limit_exceeded", None) == refusal(answers[2])
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 30
     assert "team" == api.log[-1]["key_id"]
 
 
@@ -655,6 +680,9 @@ async def test_concurrent_requests_of_a_key_are_capped(locked: tuple[Caller, str
     second = await api.ask(headers=headers)
     api.engine.gate.set()
     assert (429, "rate_limit_exceeded", None) == refusal(second)
+    for answer in (second, await first):
+        told = [answer.headers[f"x-ratelimit-{name}-concurrent-requests"] for name in ("limit", "remaining")]
+        assert ["1", "0"] == told
     assert 200 == (await first).status_code
 
 
@@ -810,6 +838,8 @@ async def test_cors_is_off_unless_set() -> None:
         assert "access-control-allow-origin" not in (await closed.client.get("/version", headers=origin)).headers
         allowed = await open_.client.get("/version", headers=origin)
         assert "https://desk.example" == allowed.headers["access-control-allow-origin"]
+        exposed = set(allowed.headers["access-control-expose-headers"].split(", "))
+        assert {"x-request-id", "retry-after", *keys.PER_MINUTE, *keys.AT_ONCE} <= exposed
         other = await open_.client.get("/version", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
