@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import venv
@@ -63,6 +64,11 @@ def complaint(bill: dict[str, Any]) -> str:
     """
     done = subprocess.run([PYTHON, "-c", code], input=json.dumps(bill), check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def test_the_tool_stays_out_of_rays_way() -> None:
+    """What comes with the tool slows each of Ray's processes; it is in the tool's environment and in no other."""
+    assert importlib.util.find_spec("rfc3987_syntax") is None
 
 
 def test_packages_and_their_libraries_are_listed(bill: dict[str, Any]) -> None:
