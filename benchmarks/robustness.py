@@ -55,6 +55,8 @@ def steps(checkpoint: Path) -> dict[str, Step]:
         "mixed": Step("goal 12, C17: 2,000 mixed requests", ["-m", "tests.chaos", "c17"]),
         "offline": Step("C22: no network", ["-m", "tests.chaos", "c22"], before=tuple(OFFLINE)),
         "mutants": Step("goal 5, C19: 10,000 mutants over HTTP", ["-m", "tests.chaos", "c19"], limit=600.0),
+        "media": Step("goal 3: references to files and the network", ["-m", "benchmarks.limits", "--only", "media"],
+                      small=()),
         "bombs": Step("goal 2, C9: bombs, alone and fifty at once", ["-m", "benchmarks.limits", "--only", "bombs"],
                       small=()),
         "declared": Step("goal 10: a declared gigabyte", ["-m", "benchmarks.limits", "--only", "declared"], small=()),
