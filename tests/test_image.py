@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tickertape import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 STEPS = re.sub(r"\\\n(\s*#.*\n)*", "", DOCKERFILE)  # a step a line
@@ -54,6 +56,11 @@ def test_cuda_libraries_are_looked_for_where_their_wheels_put_them() -> None:
     packages = {f"nvidia-{folder.replace('_', '-')}-cu12" for folder in folders}
     lock = (ROOT / "deploy/cuda.lock").read_text()
     assert set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)) == packages
+
+
+def test_the_label_bears_the_version() -> None:
+    """The image says which version is inside, unless whoever builds it says otherwise."""
+    assert [__version__] == re.findall(r"(?m)^ARG VERSION=(.+)$", FINAL)
 
 
 def test_what_is_copied_is_not_ignored() -> None:
