@@ -190,11 +190,23 @@ def test_the_allowance_refills_over_the_minute() -> None:
         meter.take(key)
     assert 10.0 == pytest.approx(raised.value.retry_after)
     clock.now += 10
-    allowance = meter.take(key)
-    assert allowance is not None
+    meter.take(key)
     expected = {"x-ratelimit-limit-requests": "6", "x-ratelimit-remaining-requests": "0",
                 "x-ratelimit-reset-requests": "60.000s"}  # fmt: skip
-    assert expected == allowance.headers
+    assert expected == meter.headers(key)
+
+
+def test_a_key_is_told_what_it_has_left() -> None:
+    """Each limit has headers of its own, before and after it is reached; who has none is told nothing."""
+    meter, key = Meter(Clock()), Key("a", "0" * 64, concurrent_requests=2)
+    limit, left = "x-ratelimit-limit-concurrent-requests", "x-ratelimit-remaining-concurrent-requests"
+    with meter.running(key):
+        assert {limit: "2", left: "1"} == meter.headers(key)
+        with meter.running(key), pytest.raises(RateLimited), meter.running(key):
+            pass
+        assert {limit: "2", left: "1"} == meter.headers(key)
+    assert {limit: "2", left: "2"} == meter.headers(key)
+    assert {} == meter.headers(None) == meter.headers(Key("b", "0" * 64))
 
 
 async def test_replays_end_with_the_last_who_waits() -> None:

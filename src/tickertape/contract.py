@@ -13,6 +13,7 @@ from typing import Any
 
 from tickertape import errors, failures
 from tickertape.errors import TickertapeError
+from tickertape.keys import AT_ONCE, PER_MINUTE
 from tickertape.orders import CODES, FIELDS, Field, known
 from tickertape.types import Task
 
@@ -32,7 +33,7 @@ def cors(origins: Sequence[str]) -> Json:
         "allow_origins": list(origins),
         "allow_methods": ["GET", "POST"],
         "allow_headers": ["authorization", "content-type", "idempotency-key", "x-request-id"],
-        "expose_headers": ["x-request-id", "server-timing", "retry-after"],
+        "expose_headers": ["x-request-id", "server-timing", "retry-after", *PER_MINUTE, *AT_ONCE],
     }
 
 
@@ -376,7 +377,13 @@ client.audio.transcriptions.create(model="whisper-1", file=open("call.wav", "rb"
 Headers. `Authorization: Bearer KEY` where the server has keys (only for `/v1`). `Idempotency-Key`: the same form under
 the same key is computed once, at once or within ten minutes; answers kept for that live in memory only (streams are not
 kept). `X-Request-Id`: yours is taken if it is 1 to 64 letters, digits, dots, dashes or underscores; every answer has
-one. `Server-Timing` says where the time went. Query strings are ignored and never logged.
+one. `Server-Timing` says where the time went. Query strings are ignored and never logged. Answers to a key with limits,
+429 included, have `x-ratelimit-limit-requests`, `-remaining-requests` and `-reset-requests` for its minute, and
+`x-ratelimit-limit-concurrent-requests` and `-remaining-concurrent-requests` for its requests under way.
+
+Loudness is not normalised, not even with `chunking_strategy=auto`, where OpenAI's does that before it looks for speech:
+a recording is heard as loud as it is. What the model sees of a window is cut 80 dB below its loudest spot, whatever
+its level.
 
 Streams (`stream=true`) are server-sent events: `transcript.text.delta` for each phrase that is final,
 `transcript.text.done` with the whole text and the usage, a comment while there is nothing to say, and

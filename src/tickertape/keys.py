@@ -28,6 +28,8 @@ from tickertape.failures import RateLimited, Unauthorized
 KEY_PREFIX = "tt-"  # lets secret scanners recognise a leaked key
 KEY_BYTES = 32
 LONGEST_KEY = 256  # bytes: a longer one is not hashed at all
+PER_MINUTE = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+AT_ONCE = ("x-ratelimit-limit-concurrent-requests", "x-ratelimit-remaining-concurrent-requests")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -116,24 +118,6 @@ class Keyring:
                 self._on_problem(error.message)
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a key may still do in this minute."""
-
-    limit: int
-    remaining: int
-    reset: float  # seconds until the full allowance is back
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """OpenAI's header names."""
-        return {
-            "x-ratelimit-limit-requests": str(self.limit),
-            "x-ratelimit-remaining-requests": str(self.remaining),
-            "x-ratelimit-reset-requests": f"{self.reset:.3f}s",
-        }
-
-
 class Meter:
     """Counts what each key does: a bucket that refills evenly over a minute, and the requests under way."""
 
@@ -142,18 +126,15 @@ class Meter:
         self._buckets: dict[str, tuple[float, float]] = {}  # key id: (tokens, when)
         self._running: dict[str, int] = {}
 
-    def take(self, key: Key | None) -> Allowance | None:
-        """Spend one request of the key's minute; None where it has no limit. Raises `RateLimited`."""
+    def take(self, key: Key | None) -> None:
+        """Spend one request of the key's minute, where it has a limit. Raises `RateLimited`."""
         if key is None or not key.requests_per_minute:
-            return None
-        limit = key.requests_per_minute
-        tokens, when = self._buckets.get(key.id, (float(limit), self._clock()))
-        now = self._clock()
-        tokens = min(float(limit), tokens + (now - when) * limit / 60)
+            return
+        tokens = self._tokens(key)
         if tokens < 1:
-            raise RateLimited("This key's requests per minute are used up.", (1 - tokens) * 60 / limit)
-        self._buckets[key.id] = (tokens - 1, now)
-        return Allowance(limit, int(tokens - 1), (limit - tokens + 1) * 60 / limit)
+            wait = (1 - tokens) * 60 / key.requests_per_minute
+            raise RateLimited("This key's requests per minute are used up.", wait)
+        self._buckets[key.id] = (tokens - 1, self._clock())
 
     @contextmanager
     def running(self, key: Key | None) -> Iterator[None]:
@@ -168,6 +149,25 @@ class Meter:
             yield
         finally:
             self._running[key.id] -= 1
+
+    def headers(self, key: Key | None) -> dict[str, str]:
+        """How much of each of its limits the key has left: OpenAI's names, and ours for requests under way."""
+        told: list[str] = []
+        names: list[str] = []
+        if key is not None and (limit := key.requests_per_minute):
+            tokens = self._tokens(key)
+            names += PER_MINUTE
+            told += [str(limit), str(int(tokens)), f"{(limit - tokens) * 60 / limit:.3f}s"]
+        if key is not None and (limit := key.concurrent_requests):
+            names += AT_ONCE
+            told += [str(limit), str(limit - self._running.get(key.id, 0))]
+        return dict(zip(names, told, strict=True))
+
+    def _tokens(self, key: Key) -> float:
+        """Requests that the key may send now, with the part of the next."""
+        limit, now = float(key.requests_per_minute), self._clock()
+        tokens, when = self._buckets.get(key.id, (limit, now))
+        return min(limit, tokens + (now - when) * limit / 60)
 
 
 def _digest(secret: bytes) -> str:

@@ -50,7 +50,8 @@ FIELDS: dict[str, Field] = {
     "prompt": Field("Earlier text, or names and spellings to expect. The last 223 tokens count.", example="Call 17."),
     "response_format": Field("Shape of the answer.", choices=FORMATS, example="verbose_json"),
     "temperature": Field("0 to 1. 0 or absent: greedy, warmer only where that fails.", "number", example=0),
-    "timestamp_granularities[]": Field("Times in `verbose_json`.", choices=("word", "segment"), translations=False),
+    "timestamp_granularities[]": Field("Times in `verbose_json`; `segment` is taken with `json` too.",
+                                       choices=("word", "segment"), translations=False),
     "include[]": Field("Log probabilities of the tokens; with `json` only.", choices=("logprobs",), translations=False),
     "stream": Field("Answer with server-sent events; with `json` or `text`.", "boolean"),
     "chunking_strategy": Field('`auto`, or `{"type":"server_vad"}`: windows follow the speech.', translations=False),
@@ -79,7 +80,7 @@ FIELDS: dict[str, Field] = {
 
 CODES: dict[str, str] = {
     "missing_field": "`file` (or `file_url`) or `model` is absent",
-    "conflicting_field": "`file` and `file_url` together",
+    "conflicting_field": "`file` and `file_url` together, or `chunking_strategy` and `vad=false`",
     "unknown_field": "a field that the form does not have",
     "duplicate_field": "a field was sent twice that may be sent once",
     "too_many_fields": "more than 64 parts",
@@ -93,7 +94,7 @@ CODES: dict[str, str] = {
     "invalid_temperature": "not a number from 0 to 1",
     "invalid_response_format": "not one of the formats",
     "unsupported_response_format": "`diarized_json`, which is not supported yet",
-    "invalid_timestamp_granularities": "not `word` or `segment`, or not with `verbose_json`",
+    "invalid_timestamp_granularities": "not `word` or `segment`, or not with `verbose_json` (`segment`: or `json`)",
     "invalid_include": "not `logprobs`, or not with `json`",
     "invalid_stream": "neither true nor false, or with a format that cannot be streamed",
     "invalid_chunking_strategy": "neither `auto` nor a proper `server_vad` object",
@@ -200,7 +201,7 @@ class _Reader:
             segments=not granularities or "segment" in granularities,
             words=word_timestamps,
             stream=self._stream(response_format),
-            vad=self._chunking() or self._boolean("vad", default=True),
+            vad=self._vad(),
             channels=cast(Literal["mix", "split"], self._choice("channels") or "mix"),
             track=None if "audio_track" not in self._values else self._integer("audio_track", 0, 255, 0),
             audio_format=self._one("audio_format"),
@@ -287,7 +288,7 @@ class _Reader:
         code = "invalid_timestamp_granularities"
         if any(value not in FIELDS[name].choices for value in values):
             raise OptionError("`timestamp_granularities[]` must be word or segment.", name, code)
-        if values and response_format != "verbose_json":
+        if not set(values) <= _TIMES.get(response_format, set()):
             raise OptionError("Timestamp granularities need response_format=verbose_json.", name, code)
         return values
 
@@ -304,6 +305,14 @@ class _Reader:
         if stream and response_format not in {"json", "text"}:
             raise OptionError("Streams carry text; use response_format=json or text.", "stream", "invalid_stream")
         return stream
+
+    def _vad(self) -> bool:
+        """Whether windows follow the speech."""
+        chunking, vad = self._chunking(), self._boolean("vad", default=True)
+        if chunking and not vad:
+            message = "A `chunking_strategy` makes windows around speech, which `vad=false` forbids; send one of them."
+            raise OptionError(message, "vad", "conflicting_field")
+        return vad
 
     def _chunking(self) -> bool:
         """Whether a chunking strategy was given, which is to say windows around speech."""
@@ -330,6 +339,9 @@ class _Reader:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
+
+
+_TIMES = {"verbose_json": {"word", "segment"}, "json": {"segment"}}  # granularities that OpenAI's server takes
 
 
 def _code(language: str, name: str) -> str:

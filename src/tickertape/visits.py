@@ -256,10 +256,12 @@ class Visit:
 
     def _meter(self, key: Key | None, inside: ExitStack) -> None:
         """Count the request against its key. Raises `RateLimited`."""
-        allowance = self._service.meter.take(key)
-        if allowance is not None:
-            self._record.headers.update(allowance.headers)
-        inside.enter_context(self._service.meter.running(key))
+        meter = self._service.meter
+        try:
+            meter.take(key)
+            inside.enter_context(meter.running(key))
+        finally:
+            self._record.headers.update(meter.headers(key))
 
     async def _read(self, boundary: bytes) -> Form:
         """The form; reading it counts against the request's time, too."""
