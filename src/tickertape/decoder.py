@@ -39,6 +39,7 @@ from tickertape.types import Audio, Samples
 
 DECODE = "tickertape.audio:decode"
 LONGEST = 65_536  # bytes of a line
+MEMORY = 2**30  # bytes beside recording and samples; the worst recordings known take a tenth of it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # As `python -c`: with the parent's path, whatever that has done to it, and one thread for a library that multiplies
 # nothing larger than a second of audio here.
@@ -58,7 +59,7 @@ def main(descriptor: int, parent: int, target: str) -> None:
     _settle(parent)
     module, _, name = target.partition(":")
     decode: Decode = getattr(importlib.import_module(module), name)
-    with socket.socket(fileno=descriptor) as line:
+    with socket.socket(fileno=descriptor) as line, suppress(ConnectionError):
         send(line, {"ready": True})
         while files := (received := receive(line))[1]:
             answer(line, decode, received[0], files[0])
@@ -69,10 +70,12 @@ def _settle(parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold somebody's recording
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+    with suppress(OSError):  # where memory runs out all the same, the service is worth more than one recording
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with suppress(AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(OSError):  # where memory runs out, the service is worth more than one recording
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     if os.getppid() != parent:  # it died before that
         sys.exit()
 
@@ -87,6 +90,8 @@ def answer(line: socket.socket, decode: Decode, wish: Mapping[str, Any], file: i
             heard = decode(recording, **options)
     except TickertapeError as error:
         send(line, {"error": type(error).__name__, "args": error.args})
+    except MemoryError:
+        os._exit(1)  # the recording's fault, as a crash is
     except Exception as error:  # noqa: BLE001 - the parent says where it came from, and not what it says
         frames = traceback.extract_tb(error.__traceback__)
         where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-12:]]

@@ -59,6 +59,7 @@ class Decoders:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="audio")  # one waits for each process
         self._lock = threading.Lock()
         self._closed = False
+        self._warmed = not self._apart  # or there is nothing to warm
         self._all: set[_Process] = set()
         self._idle: list[_Process] = []  # the one that was used last is used next
         weakref.finalize(self, _end, self._all)
@@ -82,8 +83,9 @@ class Decoders:
             loop.call_later(IDLE + 1, self._trim)
 
     def warm(self) -> None:
-        """See to it that there is a process, without waiting for it."""
-        if self._apart and not self._all and not self._closed:
+        """Have a process ready for the first recording, without waiting for it; once is enough."""
+        if not self._warmed and not self._closed:
+            self._warmed = True
             self._threads.submit(self._warm)
 
     def close(self) -> None:
@@ -196,7 +198,7 @@ class Decoders:
             surplus = [process for process in self._idle[:-1] if process.idle_since <= before]
             self._idle = [process for process in self._idle if process not in surplus]
         for process in surplus:
-            self._drop(process)
+            self._threads.submit(self._drop, process)
 
 
 class _Call:
@@ -281,13 +283,13 @@ class _Process:
         return _Unexpected(body) if "unexpected" in body else _error(body)
 
     def kill(self) -> None:
-        """Let it end at once; safe from any thread."""
+        """Let it end; whoever waits for it hears of that. Safe from any thread."""
         self._process.kill()
-        self._process.wait()
 
     def end(self) -> None:
-        """Let it end at once, and forget it; nobody may be waiting for it."""
-        self.kill()
+        """Let it end, wait until it has, and forget it; nobody else may be waiting for it."""
+        self._process.kill()
+        self._process.wait()
         self._line.close()
 
 
