@@ -94,7 +94,9 @@ class Clients:
 
 
 @contextmanager
-def started(*flags: str, environment: dict[str, str] | None = None, ready: bool = True) -> Iterator[Service]:
+def started(
+    *flags: str, environment: dict[str, str] | None = None, ready: bool = True, cwd: Path = ROOT
+) -> Iterator[Service]:
     """`tickertape serve` with these flags, on a free port, until the block ends."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="service-") as folder:
@@ -103,7 +105,7 @@ def started(*flags: str, environment: dict[str, str] | None = None, ready: bool 
         variables = {**inherited, "PYTHONPATH": str(ROOT), **(environment or {})}
         command = [sys.executable, "-m", "tickertape", "serve", "--host", "127.0.0.1", "--port", str(port), *flags]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=variables)
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=variables)
         service = Service(process, f"http://127.0.0.1:{port}", log)
         try:
             if ready:
