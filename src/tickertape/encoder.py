@@ -8,7 +8,6 @@ states = encoder.encode(mel)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tickertape.errors import CorruptCheckpoint
+from tickertape.machine import instruction_sets
 from tickertape.weights import Dimensions, Weights
 
 if TYPE_CHECKING:
@@ -133,7 +133,6 @@ class Encoder:
             raise CorruptCheckpoint("the prepared encoder cannot be opened; prepare the model again") from error
         self.precision = chosen
         self.reason = f"openvino {chosen} ({why})"
-        self.frames = frames
         self._width = model.output(0).partial_shape[2].get_length()
         self._request = model.create_infer_request()
 
@@ -156,14 +155,5 @@ def choose_precision(core: ov.Core) -> tuple[str, str]:
     default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()  # OpenVINO asks the CPU itself
     if default != "bf16":
         return "f32", "CPU has no bfloat16 arithmetic"
-    native = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in _cpu_flags()]
+    native = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in instruction_sets()]
     return "bf16", f"CPU has {native[0]}" if native else "CPU has bfloat16 arithmetic"
-
-
-def _cpu_flags() -> set[str]:
-    """What Linux says the CPU can do; empty elsewhere."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("flags"):
-                return set(line.split(":")[1].split())
-    return set()

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-INTERESTING = (
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "avx_vnni",
-    "asimd",
-    "bf16",
-)
+INTERESTING = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni",
+               "asimd", "bf16")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +35,15 @@ def keep_freed_memory() -> bool:
     return bool(mallopt and mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))
 
 
-@cache
 def instruction_sets() -> tuple[str, ...]:
     """The instruction sets that matter for speed here, in a fixed order; empty where the system does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ()
-    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    flags = set(line.partition(":")[2].split())
+    flags = _cpuinfo("flags", "Features").split()
     return tuple(name for name in INTERESTING if name in flags)
 
 
-@cache
 def processor() -> str:
     """The processor's name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cores() -> Detected:
@@ -83,6 +62,16 @@ def memory() -> Detected:
     if limit is not None and limit < total:
         return Detected(int(limit), "the container's limit")
     return Detected(total, "the machine's memory")
+
+
+@cache
+def _cpuinfo(*fields: str) -> str:
+    """What Linux says of the first processor in the first of these fields; empty elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(fields):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def _granted_cores() -> float | None:
