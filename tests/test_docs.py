@@ -14,6 +14,8 @@ from tickertape.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")])
+BAD_INPUTS = ROOT / "docs" / "reference" / "bad-inputs.md"
+ROWS = 78  # of the project's table of bad inputs
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)|!\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
@@ -50,6 +52,17 @@ def test_every_page_can_be_reached() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if (ROOT / "docs") in page.parents]
     assert [] == [page for page in pages if page != "README.md" and f"({page})" not in index]
+
+
+def test_every_bad_input_has_its_test() -> None:
+    """The table of bad inputs has every row once, in order, and each row names tests that exist."""
+    text = BAD_INPUTS.read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert list(range(1, ROWS + 1)) == [int(row[0].removeprefix("| ")) for row in rows]
+    assert [] == [row[0] for row in rows if len(row) != 4 or "::test_" not in row[3]]
+    named = set(re.findall(r"`(tests/\w+\.py)::(\w+)`", text))
+    assert len(re.findall("::", text)) == len(re.findall(r"`tests/\w+\.py::\w+`", text))
+    assert [] == [test for file, test in named if not re.search(rf"def {test}\(", (ROOT / file).read_text("utf-8"))]
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
