@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -393,27 +394,32 @@ def step(learner: Learner, batch: Batch, done: float, peak: float) -> tuple[floa
 
 
 def ahead(source: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
-    """The batches of `source`, prepared by a thread while the last one trains."""
-    ready: queue.Queue[Batch | None] = queue.Queue(depth)
+    """The batches of `source`, prepared by a thread while the last one trains; what that raises is raised here."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def fill() -> None:
-        for batch in source:
-            while not stopped.is_set():
-                try:
-                    ready.put(batch, timeout=1)
-                    break
-                except queue.Full:
-                    continue
-            if stopped.is_set():
+    def put(item: Batch | BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=1)
                 return
-        ready.put(None)
 
-    thread = threading.Thread(target=fill, daemon=True)
-    thread.start()
+    def fill() -> None:
+        try:
+            for batch in source:
+                put(batch)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for a batch must hear of it
+            put(error)
+
+    threading.Thread(target=fill, daemon=True).start()
     try:
-        while (batch := ready.get()) is not None:
-            yield batch
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
         stopped.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,16 @@ def test_losses_count_what_the_padded_window_says_otherwise(corpus: train.Corpus
         plain, padded = (train.losses(trainee, batch(corpus, words, FRAMES, padded=count), True) for count in (0, 1))
     assert padded[0] == plain[0]
     assert padded[1] > plain[1]
+
+
+def test_what_a_batch_dies_of_is_heard_of() -> None:
+    """The thread that prepares batches passes on what it raised, after the batches before that."""
+
+    def source() -> Iterator[int]:
+        yield 1
+        raise ValueError("no such shard")
+
+    batches = train.ahead(source())  # type: ignore[arg-type]  # any item will do
+    assert next(batches) == 1
+    with pytest.raises(ValueError, match="no such shard"):
+        next(batches)
