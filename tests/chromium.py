@@ -12,7 +12,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "audio"
 MICROPHONE = EXAMPLES / "transfer-to-savings.wav"
-PATIENCE = 30.0  # seconds for whatever a test waits for, on a busy machine
+PATIENCE = 120.0  # seconds for whatever a test waits for, on a busy machine
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--mute-audio",
@@ -59,6 +59,17 @@ class Page:
     def upload(self, path: Path) -> None:
         """Choose a file."""
         self.at("file").send_keys(str(path))
+
+    def choose(self, name: str, value: str) -> None:
+        """Choose an option as a visitor does."""
+        from selenium.webdriver.support.select import Select
+
+        Select(self.at(name)).select_by_value(value)
+
+    def recorded(self) -> int:
+        """Seconds that the record button shows; 0 while nothing is recorded."""
+        minutes, _, seconds = self.at("record").text.rpartition(" ")[2].partition(":")
+        return 60 * int(minutes) + int(seconds) if seconds else 0
 
     def rows(self) -> list[str]:
         """The text of each row."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,20 +34,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass
 class Prompter:
-    """An engine that says what is said in the clip whose length is nearest, and that hears how loud it was."""
+    """An engine that says what is said in the clip whose length is nearest, and nothing where there is silence.
+
+    It remembers what it was asked and how loud each window was. `gate` holds back every batch whose first window begins
+    at `held_from` or later, in samples.
+    """
 
     lines: list[tuple[int, str]]  # length in samples, text
+    asked: list[Options] = field(default_factory=list)
     loudness: list[float] = field(default_factory=list)
     gate: threading.Event | None = None
+    held_from: int = 0
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """One segment a window, its words spread evenly."""
-        if self.gate is not None:
+        self.asked += options
+        if self.gate is not None and windows[0].start >= self.held_from:
             self.gate.wait(PATIENCE)
         return [self._say(window, wish) for window, wish in zip(windows, options, strict=True)]
 
     def _say(self, window: Window, wish: Options) -> Decoded:
         self.loudness.append(float(np.sqrt(np.mean(window.samples**2))))
+        if not self.loudness[-1]:
+            return Decoded((), wish.language or "en", no_speech_prob=1.0)
         text = min(self.lines, key=lambda line: abs(line[0] - window.length))[1]
         parts = text.split()
         step = window.length // len(parts)
@@ -76,6 +86,17 @@ def server(prompter: Prompter) -> Iterator[str]:
 
     with Serving(asyncio.run(build())) as url:
         yield url
+
+
+@contextmanager
+def held(prompter: Prompter, start: int = 0) -> Iterator[None]:
+    """Within the block, the engine waits before whatever begins at `start` or later."""
+    prompter.gate, prompter.held_from = threading.Event(), start
+    try:
+        yield
+    finally:
+        prompter.gate.set()
+        prompter.gate = None
 
 
 @pytest.fixture

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-import threading
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.browser.conftest import Prompter
+from tests.browser.conftest import Prompter, held
 from tests.chromium import EXAMPLES, PATIENCE, Page
 from tests.fakes import wav
 from tickertape.local import BATCH
+from tickertape.types import SAMPLE_RATE
 
 SAVINGS = "Transfer $250 to savings."
 LOST = "I lost my debit card in Chicago. The last four digits are 4421."
@@ -41,8 +45,7 @@ def test_what_is_said_into_the_microphone_is_read(page: Page, prompter: Prompter
     """Record, speak, press again: the sound arrives, its text appears, and it can be heard again from any place."""
     prompter.loudness.clear()
     page.at("record").click()
-    page.until(lambda: page.at("record").text.endswith("0:02"))
-    page.until(lambda: page.at("record").text.endswith("0:03"))
+    page.until(lambda: page.recorded() >= 3)
     page.at("record").click()
     assert page.done()[0] in [text for _, text in prompter.lines]
     assert prompter.loudness[0] > 0.005
@@ -92,48 +95,113 @@ def test_the_text_can_be_taken_along(page: Page) -> None:
     assert taken[f"{name}.srt"].startswith("1\n00:00:00,000 --> ")
     assert taken[f"{name}.vtt"].startswith("WEBVTT\n")
     assert SAVINGS == json.loads(taken[f"{name}.json"])["text"].strip()
-    page.at("copy").click()
+    for _ in range(2):
+        page.at("copy").click()
     assert SAVINGS == page.until(lambda: page.run("return copied"))
+    page.until(lambda: page.at("copy").text == "Copied")
+    page.until(lambda: page.at("copy").text == "Copy text")
 
 
-def test_the_code_makes_the_same_request(page: Page, server: str) -> None:
-    """Curl and Python name this server, the file, and what was chosen; they follow every change."""
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+def test_the_code_makes_the_same_request(page: Page, prompter: Prompter, tmp_path: Path, task: str) -> None:
+    """Curl and Python, run as they stand on the page, ask the engine for what the page asks, and get the same text."""
+    recording = tmp_path / "the client's call; no. 2.wav"
+    recording.write_bytes((EXAMPLES / "transfer-to-savings.wav").read_bytes())
+    prompter.asked.clear()
     page.all(".tt-code summary")[0].click()
-    select(page, "model", "calls-en")
-    assert "model=calls-en" in page.at("snippet").text
-    assert not page.at("task").is_displayed()
-    select(page, "model", "banking")
-    select(page, "language", "de")
+    page.choose("language", "de")
+    page.run("document.querySelector(`input[value=${arguments[0]}]`).click()", task)
+    page.upload(recording)
+    said = " ".join(page.done())
+    by_curl = json.loads(ran(["sh", "-c", page.at("snippet").text], tmp_path))
     page.at("tab-python").click()
-    code = page.at("snippet").text
-    compile(code, "snippet", "exec")
-    for part in (f'base_url="{server}/v1"', 'model="banking"', 'language="de"', "recording.wav"):
-        assert part in code
-    page.run("document.querySelector('input[value=translate]').click()")
-    assert "translations.create" in page.at("snippet").text
+    by_python = ran([sys.executable, "-c", page.at("snippet").text], tmp_path)
+    assert [said, said] == [by_curl["text"].strip(), by_python.strip()]
+    assert said.split() == [word["word"].strip() for word in by_curl["words"]]
+    first, *others = [replace(options, deadline=None) for options in prompter.asked]
+    assert [first, first] == others
+    assert ("de", task, True) == (first.language, first.task, first.word_timestamps)
 
 
-def select(page: Page, name: str, value: str) -> None:
-    """Choose an option as a visitor does."""
-    from selenium.webdriver.support.select import Select
+def ran(command: list[str], folder: Path) -> str:
+    """What a command prints that ends well."""
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
-    Select(page.at(name)).select_by_value(value)
+
+def test_the_code_follows_every_choice(page: Page, server: str) -> None:
+    """Model, language, task and words show in the code at once; nothing that was not chosen is asked for."""
+    page.all(".tt-code summary")[0].click()
+    page.choose("model", "calls-en")
+    assert not page.at("task").is_displayed()
+    assert all(part in page.at("snippet").text for part in ("model=calls-en", "language=en", f"{server}/v1/audio/"))
+    page.choose("model", "banking")
+    page.at("words").click()
+    assert "model=banking" in page.at("snippet").text
+    assert not any(part in page.at("snippet").text for part in ("language", "granularities", "word_timestamps"))
+
+
+def test_the_page_tells_which_model_answers(page: Page) -> None:
+    """The model's name stands above, and changes with the choice."""
+    assert "banking" == page.at("model-name").text
+    page.choose("model", "calls-en")
+    assert "calls-en" == page.at("model-name").text
+
+
+def test_five_examples_can_be_tried(page: Page, prompter: Prompter) -> None:
+    """Each of the five clips is there to be pressed, and comes back as what is said in it."""
+    buttons = page.all("#tt-examples button")
+    assert 5 == len(buttons)
+    for button, (_, text) in zip(buttons, prompter.lines, strict=True):
+        button.click()
+        page.until(lambda: [text] == page.rows())  # noqa: B023 - it waits here
+        assert [text] == page.done()
+
+
+def test_a_file_is_dropped(page: Page) -> None:
+    """Anywhere on the page: the place for it is marked, the browser does not open the file, its text appears."""
+    sound = base64.b64encode((EXAMPLES / "transfer-to-savings.wav").read_bytes()).decode()
+    marked = page.run(
+        """const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
+        const dataTransfer = new DataTransfer(); dataTransfer.items.add(new File([bytes], "savings.wav"));
+        return ["dragenter", "dragover", "drop"].map((kind) => {
+          const event = new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
+          return [!document.body.dispatchEvent(event), document.querySelector("#tt-drop").dataset.over];
+        });""",
+        sound,
+    )
+    assert [[True, "yes"], [True, "yes"], [True, "no"]] == marked
+    assert [SAVINGS] == page.done()
+    assert "savings.wav" in page.run("return document.querySelector('#tt-snippet').textContent")
+
+
+def test_silence_is_told(page: Page, tmp_path: Path) -> None:
+    """Where nobody speaks the page says so, shows no empty table, and offers nothing to take along."""
+    silence = tmp_path / "silence.wav"
+    sound = wav(2)
+    silence.write_bytes(sound[:44] + bytes(len(sound) - 44))
+    page.upload(silence)
+    page.until(lambda: page.at("status").text == "No speech was found in this recording.")
+    assert [] == page.rows()
+    assert not any(page.at(name).is_displayed() for name in ("take", "table", "error", "stop"))
+    assert "Nobody was heard to speak in the recording." == page.at("notices").text
 
 
 def test_text_appears_while_later_windows_wait(page: Page, prompter: Prompter, tmp_path: Path) -> None:
-    """Of a long recording, the bar and the first text move before the end."""
+    """Of a long recording, the first text and the figures are there while the engine has not begun with the rest."""
     recording = tmp_path / "long.wav"
     recording.write_bytes(wav(590, rate=8000))
-    prompter.gate = threading.Event()
-    page.upload(recording)
-    try:
-        page.until(lambda: page.at("stop").is_displayed() and page.at("length").text)
-        assert [] == page.rows()
-    finally:
-        prompter.gate.set()
-        prompter.gate = None
-    page.until(lambda: len(page.rows()) > 1)
+    with held(prompter, 40 * SAMPLE_RATE):  # of the windows only two begin before
+        page.upload(recording)
+        page.until(page.rows)
+        shown = len(page.rows())
+        assert 0 < float(page.at("bar").get_attribute("aria-valuenow")) < 100
+        assert re.fullmatch(r"Transcribing … \d+ %", page.at("status").text)
+        assert re.fullmatch(r"\d+\.\d{2,3}", page.at("factor").text)
+        assert page.at("stop").is_displayed()
+        assert not page.at("take").is_displayed()
     page.until(lambda: page.at("take").is_displayed())
+    assert len(page.rows()) > shown
+    assert page.at("bar").get_attribute("aria-valuenow") is None
     assert 590 == pytest.approx(page.run("return Number(document.querySelector('#tt-seek').max)"), abs=1)
 
 
@@ -142,23 +210,30 @@ def test_stop_stops_the_work(page: Page, prompter: Prompter, server: str, tmp_pa
     recording = tmp_path / "long.wav"
     recording.write_bytes(wav(590, rate=8000))
     prompter.loudness.clear()
-    prompter.gate = threading.Event()
-    page.upload(recording)
-    try:
+    with held(prompter):
+        page.upload(recording)
         page.until(lambda: page.at("stop").is_displayed() and page.at("length").text)
         page.at("stop").click()
         page.until(lambda: page.at("status").text == "Stopped.")
         assert not page.at("stop").is_displayed()
         page.until(lambda: in_flight(server) == 0)
-    finally:
-        prompter.gate.set()
-        prompter.gate = None
     page.upload(EXAMPLES / "transfer-to-savings.wav")
     assert [SAVINGS] == page.done()
     assert len(prompter.loudness) <= BATCH + 1  # what the engine had begun, and the second recording
     assert "" == page.at("error").text
     page.at("again").click()
     assert [SAVINGS] == page.done()
+
+
+def test_a_file_takes_the_place_of_what_is_being_recorded(page: Page, prompter: Prompter) -> None:
+    """Who chooses a file while recording gets that file's text; what the microphone heard is sent to nobody."""
+    prompter.loudness.clear()
+    page.at("record").click()
+    page.until(lambda: page.recorded() >= 1)
+    page.upload(EXAMPLES / "lost-card.flac")
+    assert [LOST] == page.done()
+    assert "Record" == page.at("record").text
+    assert 1 == len(prompter.loudness)
 
 
 def in_flight(server: str) -> float:
@@ -225,6 +300,19 @@ def test_dark_is_as_legible_as_light(page: Page) -> None:
     page.until(lambda: page.all(".tt-text span.tt-here"))
     low = {f"{theme}: {name}": ratio for theme, found in ratios.items() for name, ratio in found.items() if ratio < 4.5}
     assert {} == low
+
+
+def test_colours_follow_the_system(page: Page) -> None:
+    """Where the system is dark the page begins dark, and the button leads back to light."""
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    try:
+        page.open()
+        page.until(lambda: page.at("theme").get_attribute("aria-pressed") == "true")
+        page.at("theme").click()
+        assert "false" == page.at("theme").get_attribute("aria-pressed")
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 CONTRAST = """

@@ -8,6 +8,7 @@ let current = null; // the recording: { blob, name, url }
 let run = 0; // the number of the last wish; answers to earlier ones are stale
 let sending = null; // the upload under way
 let answer = null; // the last answer to the last wish
+let tongue = ""; // the language that the visitor has chosen, whatever the model
 let recorder = null;
 let asking = false; // whether the microphone may be used
 let levels = null; // while recording: the loudness so far, from 0 to 100
@@ -28,12 +29,11 @@ function option(value, text) {
 }
 
 function offer() {
-  const chosen = at("language").value;
   const known = model().languages.map((code) => [code, facts.languages[code] ?? code]);
   known.sort((left, right) => left[1].localeCompare(right[1]));
   const several = known.length > 1 ? [option("", "Detect automatically")] : [];
   at("language").replaceChildren(...several, ...known.map(([code, name]) => option(code, name)));
-  if (model().languages.includes(chosen)) at("language").value = chosen;
+  if (model().languages.includes(tongue)) at("language").value = tongue;
   at("language").disabled = known.length < 2;
   at("model-name").textContent = model().name;
   at("task").hidden = !model().translates;
@@ -536,13 +536,13 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 function fields() {
   const translating = task() === "translate";
   const language = at("language").value;
-  const spoken = language ? [["language", language]] : [];
+  const named = language ? [["language", language]] : [];
   const words = at("words").checked;
   return {
     endpoint: translating ? "translations" : "transcriptions",
-    standard: [["model", model().name], ...(translating ? [] : spoken), ["response_format", "verbose_json"]],
+    standard: [["model", model().name], ...(translating ? [] : named), ["response_format", "verbose_json"]],
     granularities: words && !translating ? ["segment", "word"] : [],
-    extensions: translating ? [...spoken, ...(words ? [["word_timestamps", "true"]] : [])] : [],
+    extensions: translating ? [...named, ...(words ? [["word_timestamps", "true"]] : [])] : [],
   };
 }
 
@@ -624,6 +624,7 @@ at("theme").addEventListener("click", () => {
 });
 at("model").replaceChildren(...facts.models.map((one) => option(one.name, one.name)));
 at("model").addEventListener("change", offer);
+at("language").addEventListener("change", () => (tongue = at("language").value));
 for (const name of ["language", "words", "task"]) at(name).addEventListener("change", showCode);
 at("again").addEventListener("click", ask);
 at("stop").addEventListener("click", () => {
