@@ -6,18 +6,26 @@ last event, numbers that are numbers, granularities that are honoured, translati
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import openai
 import pytest
 
 from tests.fakes import TEXT, FakeEngine, Serving, model, wav
+from tests.service import wave_file
 from tickertape import keys
 from tickertape.api import create_app
+from tickertape.errors import DecodeError
 from tickertape.settings import Settings
+from tickertape.types import SAMPLE_RATE, Decoded, Options, Segment, Window
+from tickertape.vad import SpeechDetector
 
 SOUND = ("speech.wav", wav(1.0))
+SILENCE = ("silence.wav", wave_file(bytes(2 * 45 * SAMPLE_RATE)))  # 45 s, as vLLM asks for
+LONG = ("long.wav", wav(100.0))  # four windows
+COUNTED = " ".join(str(second) for second in range(100))
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +33,27 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
+class CountingEngine(FakeEngine):
+    """Hears the number of every second of a recording, in whichever windows hold it."""
+
+    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
+        return [_counted(window) for window in windows]
+
+
+def _counted(window: Window) -> Decoded:
+    seconds = range(window.length // SAMPLE_RATE)
+    first = window.start // SAMPLE_RATE
+    return Decoded(tuple(Segment(n * SAMPLE_RATE, (n + 1) * SAMPLE_RATE, f" {first + n}") for n in seconds))
+
+
 @pytest.fixture(scope="module")
 def base_url(engine: FakeEngine) -> Iterator[str]:
-    app = create_app({"demo": model("demo", engine)}, Settings(), emit=lambda _: None)
+    models = {
+        "demo": model("demo", engine),
+        "counting": model("counting", CountingEngine()),
+        "detecting": model("detecting", engine, detect=SpeechDetector().stream),
+    }
+    app = create_app(models, Settings(), emit=lambda _: None)
     with Serving(app) as url:
         yield f"{url}/v1"
 
@@ -122,9 +148,73 @@ def test_translations(client: openai.OpenAI, form: Any) -> None:
     assert "this is a test." in (answer if isinstance(answer, str) else answer.text)
 
 
+def test_silence_is_empty(client: openai.OpenAI) -> None:
+    """Forty-five seconds of silence are no text, no segments and no words, with the seconds counted."""
+    answer = client.audio.transcriptions.create(model="detecting", file=SILENCE)
+    assert ("", 45.0) == (answer.text, answer.usage.seconds)
+    verbose = client.audio.transcriptions.create(
+        model="detecting", file=SILENCE, response_format="verbose_json", timestamp_granularities=["word", "segment"]
+    )
+    assert ("", [], [], 45.0) == (verbose.text, verbose.segments, verbose.words or [], verbose.duration)
+
+
+def test_a_stream_of_silence_is_one_event(client: openai.OpenAI) -> None:
+    """Nothing is said but that it is done."""
+    (done,) = client.audio.transcriptions.create(model="detecting", file=SILENCE, stream=True)
+    assert ("transcript.text.done", "") == (done.type, done.text)
+
+
+@pytest.mark.parametrize("granularities", [[], ["segment"], ["word"], ["word", "segment"]])
+def test_granularities(client: openai.OpenAI, granularities: Any) -> None:
+    """verbose_json has the lists that were asked for, segments unless told; json takes no words."""
+    wanted: dict[str, Any] = {"model": "demo", "file": SOUND, "timestamp_granularities": granularities}
+    verbose = client.audio.transcriptions.create(response_format="verbose_json", **wanted)
+    assert (granularities != ["word"], "word" in granularities) == (bool(verbose.segments), bool(verbose.words))
+    if "word" in granularities:
+        with pytest.raises(openai.BadRequestError):
+            client.audio.transcriptions.create(response_format="json", **wanted)
+    else:
+        assert TEXT == client.audio.transcriptions.create(response_format="json", **wanted).text
+
+
+def test_a_long_recording_is_whole(client: openai.OpenAI) -> None:
+    """Nothing is repeated or lost where windows meet, whole or streamed, and the usage counts every second."""
+    wanted: dict[str, Any] = {"model": "counting", "file": LONG, "extra_body": {"vad": False}}
+    answer = client.audio.transcriptions.create(**wanted)
+    assert (COUNTED, 100.0) == (answer.text, answer.usage.seconds)
+    *deltas, done = client.audio.transcriptions.create(stream=True, **wanted)
+    assert len(deltas) > 4
+    assert (COUNTED, COUNTED) == (done.text, "".join(event.delta for event in deltas))
+    assert 100.0 == done.usage.seconds
+
+
+def test_a_prompt_is_not_repeated(client: openai.OpenAI, engine: FakeEngine) -> None:
+    """The prompt reaches the engine and no answer, whatever its format."""
+    for form in ("json", "text", "srt", "verbose_json", "vtt"):
+        raw = client.audio.transcriptions.with_raw_response.create(
+            model="demo", file=SOUND, prompt="Zanzibar", response_format=form
+        )
+        assert ("Zanzibar", False) == (engine.asked[-1].prompt, "zanzibar" in raw.text.lower())
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_translations_can_be_streamed(client: openai.OpenAI) -> None:
+    """`stream` is no field of the client's translations, but of ours."""
+    raw = client.audio.translations.with_raw_response.create(model="demo", file=SOUND, extra_body={"stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in raw.text.splitlines() if line.startswith("data: ")]
+    assert (TEXT, TEXT) == (events[-1]["text"], "".join(event["delta"] for event in events[:-1]))
+
+
+def test_other_endpoints_are_not_there(client: openai.OpenAI) -> None:
+    """What is asked of a server for text alone is the client's NotFoundError, in our shape."""
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "Hello?"}])
+    assert "not_found" == raised.value.code
+
+
 def test_models(client: openai.OpenAI) -> None:
     """Models can be listed and retrieved; an unknown one is the client's NotFoundError."""
-    assert ["demo"] == [entry.id for entry in client.models.list()]
+    assert ["demo", "counting", "detecting"] == [entry.id for entry in client.models.list()]
     assert "demo" == client.models.retrieve("demo").id
     with pytest.raises(openai.NotFoundError) as raised:
         client.models.retrieve("gpt-4")
