@@ -10,11 +10,13 @@ import time
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
 
 import uvicorn
 from fastapi import FastAPI
 
+from tickertape.decoders import Decoders
 from tickertape.errors import DecodeError
 from tickertape.local import LocalBackend
 from tickertape.pipeline import Model
@@ -82,6 +84,12 @@ def model(name: str = "demo", engine: FakeEngine | None = None, **known: object)
     """A model around the fake engine, behind the real scheduler."""
     facts: dict[str, object] = {"languages": ("en", "de", "fr"), "created": 1_700_000_000, **known}
     return Model(name, LocalBackend(engine or FakeEngine()), **facts)  # type: ignore[arg-type]
+
+
+@cache
+def decoders() -> Decoders:
+    """Decoders for applications that come and go with each test, so that their processes need not; they end with us."""
+    return Decoders(2, timeout=300.0)
 
 
 def wav(seconds: float = 1.0, *, rate: int = SAMPLE_RATE, channels: int = 1, pitch: float = 440.0) -> bytes:

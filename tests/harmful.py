@@ -1,4 +1,4 @@
-"""What a decoder's process does instead of decoding, in tests: recordings that begin with a word harm it.
+"""Recordings that harm the process that decodes them: they begin with a word.
 
 `Decoders(target="tests.harmful:decode")` takes it for `audio.decode`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,3 +44,13 @@ def decode(source: BinaryIO, **options: Any) -> Audio:
         raise KeyError("marmalade")
     source.seek(begin)
     return audio.decode(source, **options)
+
+
+def holds(pid: int, size: int) -> bool:
+    """Whether a process that decodes has a recording of so many bytes."""
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if "memfd:recording" in str(entry.readlink()) and entry.stat().st_size == size:
+                    return True
+    return False

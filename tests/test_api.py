@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
-from tests.fakes import TEXT, FakeEngine, model, wav
+from tests.fakes import TEXT, FakeEngine, decoders, model, wav
 from tickertape import keys
 from tickertape.api import create_app
 from tickertape.errors import EngineFailed
@@ -64,7 +64,9 @@ class Caller:
 def caller(settings: Settings | None = None, models: dict[str, Model] | None = None) -> Caller:
     engine = FakeEngine()
     lines: list[str] = []
-    app = create_app(models or {"demo": model("demo", engine)}, settings or small(), emit=lines.append)
+    app = create_app(
+        models or {"demo": model("demo", engine)}, settings or small(), emit=lines.append, decoders=decoders()
+    )
     return Caller(app, lines, engine)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests import audio_factory as make
-from tests.fakes import TEXT, model
+from tests.fakes import TEXT, decoders, model
 from tests.test_audio import REFUSED, USED
 from tests.test_vad import NOISES
 from tickertape import errors, failures
@@ -34,7 +34,8 @@ KINDS = {kind.code for kind in vars(errors).values() if isinstance(kind, type) a
 
 def client_of(models: Any, **knobs: Any) -> httpx.AsyncClient:
     """A client of an application around the models."""
-    app = create_app(models, Settings(**{"max_audio_seconds": FOUR_HOURS, **knobs}), emit=lambda _: None)
+    settings = Settings(**{"max_audio_seconds": FOUR_HOURS, **knobs})
+    app = create_app(models, settings, emit=lambda _: None, decoders=decoders())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=300)
 
 

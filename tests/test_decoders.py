@@ -23,7 +23,7 @@ import pytest
 from tests import harmful
 from tests.audio_factory import encode, recording, speech
 from tests.fakes import TEXT, model, wav
-from tests.harmful import ABORT, BUG, FAULT, FULL, HANG, KILL, ONCE, SPIN
+from tests.harmful import ABORT, BUG, FAULT, FULL, HANG, KILL, ONCE, SPIN, holds
 from tickertape import audio, decoders
 from tickertape.api import create_app
 from tickertape.audio import Limits
@@ -69,11 +69,11 @@ def told() -> Iterator[Told]:
 
 
 def workers(pid: int | None = None) -> set[int]:
-    """The processes below one, this one unless another is given, that decode."""
+    """The processes below one, this one unless another is given, that decode by the function of these tests."""
     found = set()
     for child in psutil.Process(pid).children():
         with suppress(psutil.Error):
-            if "tickertape.decoder" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+            if harmful.DECODE in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
                 found.add(child.pid)
     return found
 
@@ -91,16 +91,6 @@ async def begun(told: Told, data: bytes) -> asyncio.Future[Audio]:
     task = asyncio.ensure_future(told.decode(data))
     await asyncio.to_thread(eventually, lambda: any(holds(pid, len(data)) for pid in workers()))
     return task
-
-
-def holds(pid: int, size: int) -> bool:
-    """Whether a process has a recording of so many bytes."""
-    with suppress(OSError):
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                if "memfd:recording" in str(entry.readlink()) and entry.stat().st_size == size:
-                    return True
-    return False
 
 
 # -- what comes back -----------------------------------------------------------------------------------------------

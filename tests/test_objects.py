@@ -16,7 +16,7 @@ import httpx
 import pytest
 import trustme
 
-from tests.fakes import TEXT, model, wav
+from tests.fakes import TEXT, decoders, model, wav
 from tickertape import objects
 from tickertape.api import create_app
 from tickertape.errors import EmptyFile, FileTooLarge, OptionError, Overloaded
@@ -404,7 +404,7 @@ async def test_no_room_is_no_fault_of_the_caller(store: Objects) -> None:
 async def api(store: Objects | None, lines: list[str]) -> AsyncIterator[httpx.AsyncClient]:
     """The API, and what it logs."""
     settings = Settings(body_limit=2**14, upload_room=2**24, max_audio_seconds=60)
-    app = create_app({"demo": model()}, settings, emit=lines.append)
+    app = create_app({"demo": model()}, settings, emit=lines.append, decoders=decoders())
     if store is not None:
         app.state.service.objects = store
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from tests.fakes import TEXT, FakeEngine, Serving, model, wav
+from tests.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
 from tickertape import keys, ui
 from tickertape.api import create_app
 from tickertape.errors import EngineFailed
@@ -53,7 +53,7 @@ class House:
     def within(self) -> FastAPI:
         settings = Settings(**{"body_limit": MIB, "upload_room": 4 * MIB, "max_audio_seconds": 120, **self.knobs})
         models = {"demo": model("demo", self.engine), "spare": model("spare", translates=False)}
-        return ui.mount(create_app(models, settings, emit=self.lines.append))
+        return ui.mount(create_app(models, settings, emit=self.lines.append, decoders=decoders()))
 
 
 @dataclass

@@ -26,7 +26,7 @@ from tests.service import Service
 SHARED: dict[str, Callable[[Service, Path], Figures]] = {
     name.partition("_")[0]: getattr(scenarios, name)
     for name in (
-        "c1_engine_killed", "c3_api_killed", "c4_proxy_killed", "c5_controller_killed", "c10_poison",
+        "c1_engine_killed", "c3_api_killed", "c4_proxy_killed", "c5_controller_killed", "c10_poison", "c10audio_poison",
         "c14_half_uploads", "c15_client_leaves", "c17_mixed", "c24_hung", "c26_same_text", "c6_drain",
     )
 }  # fmt: skip

@@ -10,6 +10,7 @@ import signal
 import socket
 import statistics
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,13 +22,15 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.audio_factory import encode, speech
+from tests.audio_factory import LONG, encode, speech
 from tests.chaos.flood import Flood
 from tests.chaos.mutants import sent
+from tests.harmful import holds
 from tests.service import Clients, Service, calls, expected_text, free_port, sound, started, wait_until_ready
 from tests.slow import HANG, POISON
 
 ENGINE, API, PROXY, CONTROLLER = "engine-slow", "tickertape:tickertape", "ProxyActor", "ServeController"
+DECODER = "tickertape.decoder"
 Figures = dict[str, Any]
 
 
@@ -152,6 +155,33 @@ def c10_poison(service: Service, folder: Path) -> Figures:
     deaths = len(list(folder.iterdir())) - before
     figures = {"bystanders_lost": lost, "engines_died": deaths, "status": poison.status_code}
     return {**figures, "passed": not lost and deaths <= 2 and poison.status_code == 400}
+
+
+def c10audio_poison(service: Service, folder: Path) -> Figures:
+    """Ten recordings whose audio decoders are killed as soon as they have them, among 40 others."""
+    wait_until_ready(service)
+    poison = LONG["half_hour"]()  # so that there is time
+    killed: set[int] = set()
+    over = threading.Event()
+
+    def kill_holders() -> None:
+        while not over.is_set():
+            for pid in set(service.children(DECODER)) - killed:
+                if holds(pid, len(poison)):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.add(pid)
+
+    killing = threading.Thread(target=kill_holders)
+    killing.start()
+    with ThreadPoolExecutor(50) as pool:
+        harmful = [pool.submit(service.transcribe, poison, vad="false") for _ in range(10)]
+        asked = [pool.submit(service.transcribe, sound(n), vad="false") for n in range(9001, 9041)]
+        lost = sum(each.result().status_code != 200 for each in asked)
+        told = Counter(each.result().json().get("error", {}).get("code", "") for each in harmful)
+    over.set()
+    killing.join()
+    figures = {"bystanders_lost": lost, "decoders_died": len(killed), "told": dict(told)}
+    return {**figures, "passed": not lost and len(killed) <= 20 and told == {"harmful_audio": 10}}
 
 
 def c14_half_uploads(service: Service, folder: Path) -> Figures:
@@ -407,7 +437,7 @@ def memory(service: Service) -> int:
 
 def serving(service: Service) -> list[int]:
     """The processes through which requests go."""
-    return [pid for name in (ENGINE, API, PROXY) for pid in service.children(name)]
+    return [pid for name in (ENGINE, API, PROXY, DECODER) for pid in service.children(name)]
 
 
 def processor_seconds(service: Service) -> float:
