@@ -15,7 +15,7 @@ import math
 import time
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -151,17 +151,17 @@ class WhisperEngine:
             outcomes |= self._outcomes(group)
         return [outcomes[id(job)] for job in jobs]
 
-    def _outcomes(self, group: list[_Job]) -> dict[int, Decoded | DecodeError]:
+    def _outcomes(self, group: list[_Job]) -> Mapping[int, Decoded | DecodeError]:
         """Decode windows of one padded length; whatever breaks becomes their outcome."""
         try:
             self._decode_group(group)
-            outcomes: dict[int, Decoded | DecodeError] = {id(job): self._decoded(job) for job in group}
-            self._add_words([job for job in group if job.options.word_timestamps or job.options.logprobs], outcomes)
+            decoded = {id(job): self._decoded(job) for job in group}
+            self._add_words([job for job in group if job.options.word_timestamps or job.options.logprobs], decoded)
         except (RuntimeError, ValueError, KeyError, TickertapeError) as error:
             failed = EngineFailed(f"The engine failed: {type(error).__name__}.")
             failed.__cause__ = error
             return dict.fromkeys(map(id, group), failed)
-        return outcomes
+        return decoded
 
     def _job(self, window: Window, options: Options) -> _Job:
         length = self._padded_length(window.length)
@@ -303,23 +303,22 @@ class WhisperEngine:
             no_speech_prob=attempt.no_speech_prob,
         )
 
-    def _add_words(self, jobs: list[_Job], outcomes: dict[int, Decoded | DecodeError]) -> None:
+    def _add_words(self, jobs: list[_Job], decoded: dict[int, Decoded]) -> None:
         """Align the text of windows of one length with their audio; fills in words and token probabilities."""
-        spoken = [job for job in jobs if isinstance(decoded := outcomes[id(job)], Decoded) and decoded.segments]
+        spoken = [job for job in jobs if decoded[id(job)].segments]
         for same in _grouped(spoken, lambda job: tuple(self._tokens.task(job.options, job.language))).values():
             with _timed(same, "decode"):
-                segments = {id(job): _segments(outcomes[id(job)]) for job in same}
                 results = self._decoder.align(
                     self._input(same),
                     self._tokens.task(same[0].options, same[0].language),
-                    [[token for segment in segments[id(job)] for token in segment.tokens] for job in same],
+                    [[token for segment in decoded[id(job)].segments for token in segment.tokens] for job in same],
                     [_content_frames(job) for job in same],
                 )
             for job, result in zip(same, results, strict=True):
-                aligned = Alignment(result.alignments, result.text_token_probs)
-                outcomes[id(job)] = replace(
-                    _as_decoded(outcomes[id(job)]),
-                    segments=tuple(self._aligned(segments[id(job)], aligned, job)),
+                alignment = Alignment(result.alignments, result.text_token_probs)
+                decoded[id(job)] = replace(
+                    decoded[id(job)],
+                    segments=tuple(self._aligned(decoded[id(job)].segments, alignment, job)),
                     decode_seconds=job.seconds["decode"],
                 )
 
@@ -405,16 +404,6 @@ def _is_silence(attempt: _Attempt, options: Options) -> bool:
 def _content_frames(job: _Job) -> int:
     """Mel frames that hold the window's own samples: an even number, as two make an encoder position."""
     return max(2, 2 * -(-job.window.length // (2 * HOP)))
-
-
-def _segments(outcome: Decoded | DecodeError) -> tuple[Segment, ...]:
-    return outcome.segments if isinstance(outcome, Decoded) else ()
-
-
-def _as_decoded(outcome: Decoded | DecodeError) -> Decoded:
-    if isinstance(outcome, DecodeError):
-        raise outcome
-    return outcome
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

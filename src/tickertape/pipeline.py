@@ -90,12 +90,13 @@ async def transcribe(
     channels = audio.samples.shape[0]
     assembler = Assembler(duration=audio.length, channels=channels, task=options.task, notices=audio.notices)
     total = audio.length * channels
-    behind = _Behind(audio)
+    ends = [0] * channels  # in each channel everything before the end of its last window is done
     async with contextlib.aclosing(
         _decode_in_order(plan(audio, detect, trimmed=trimmed), backend, options, in_flight)
     ) as results:
         async for window, decoded in results:
-            yield Update(assembler.add(window, decoded), behind.move(window), total, decoded)
+            ends[window.channel] = window.end
+            yield Update(assembler.add(window, decoded), sum(ends), total, decoded)
     rest = assembler.finish()
     transcript = assembler.transcript()
     if not transcript.segments:
@@ -113,17 +114,6 @@ def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Itera
 
     channels = [of(channel, samples) for channel, samples in enumerate(audio.samples)]
     return heapq.merge(*channels, key=lambda window: (window.start, window.channel))
-
-
-class _Behind:
-    """Counts the samples that are done: in each channel, everything before the end of its last window."""
-
-    def __init__(self, audio: Audio) -> None:
-        self._ends = [0] * audio.samples.shape[0]
-
-    def move(self, window: Window) -> int:
-        self._ends[window.channel] = window.end
-        return sum(self._ends)
 
 
 async def _decode_in_order(
