@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import SECOND, Spoken, spoken, transcripts
-from tickertape.assemble import Assembler, joined, transcript
-from tickertape.types import Decoded, Notice, Segment, Transcript, Window, Word
+from tickertape.assemble import Assembler, joined
+from tickertape.types import Decoded, Notice, Segment, Task, Transcript, Window, Word
 
 
 def window(start: float, end: float, *, overlap: float = 0, tail: float = 0, channel: int = 0) -> Window:
@@ -41,6 +41,17 @@ def run(pairs: list[tuple[Window, Decoded]], duration: int, channels: int = 1) -
     streamed = [segment for pair in pairs for segment in assembler.add(*pair)]
     streamed += assembler.finish()
     return streamed, assembler.transcript()
+
+
+def transcript(
+    pairs: list[tuple[Window, Decoded]], duration: int, task: Task = "transcribe", notices: tuple[Notice, ...] = ()
+) -> Transcript:
+    """The transcript of windows that have all been decoded."""
+    assembler = Assembler(duration=duration, task=task, notices=notices)
+    for pair in pairs:
+        assembler.add(*pair)
+    assembler.finish()
+    return assembler.transcript()
 
 
 def check_order(segments: list[Segment], duration: int) -> None:
@@ -251,15 +262,8 @@ def test_a_translation_is_english() -> None:
 def test_silence_is_an_empty_transcript() -> None:
     """No window, no text; duration and notices are still told."""
     notice = Notice("audio_truncated", "the file ends early")
-    result = transcript([], 7, notices=[notice])
+    result = transcript([], 7, notices=(notice,))
     assert Transcript("", (), "en", 7, notices=(notice,)) == result
-
-
-@given(st.permutations(range(4)))
-def test_windows_may_be_given_in_any_order(order: list[int]) -> None:
-    """`transcript` sorts them by start."""
-    pairs = [(window(5 * n, 5 * n + 4), heard(phrase(f"word{n}", 0, 1))) for n in order]
-    assert "word0 word1 word2 word3" == transcript(pairs, 20 * SECOND).text
 
 
 def test_every_pair_of_neighbours_is_apart() -> None:

@@ -95,22 +95,6 @@ class Assembler:
         return tuple(ready)
 
 
-def transcript(
-    pairs: Iterable[tuple[Window, Decoded]],
-    duration: int,
-    *,
-    channels: int = 1,
-    task: Task = "transcribe",
-    notices: Iterable[Notice] = (),
-) -> Transcript:
-    """The transcript of windows that have all been decoded, in any order."""
-    assembler = Assembler(duration=duration, channels=channels, task=task, notices=notices)
-    for window, decoded in sorted(pairs, key=lambda pair: (pair[0].start, pair[0].channel)):
-        assembler.add(window, decoded)
-    assembler.finish()
-    return assembler.transcript()
-
-
 def joined(segments: Sequence[Segment]) -> str:
     """The text of segments in order: with a space between, except in languages written without."""
     text, language = "", ""

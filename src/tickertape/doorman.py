@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
-import secrets
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,7 +17,7 @@ from tickertape import failures
 from tickertape.errors import Overloaded, TickertapeError
 from tickertape.failures import NoSuchPath, NotReady
 from tickertape.forms import body_cap
-from tickertape.frame import App, Message, Receive, Send
+from tickertape.frame import App, Message, Receive, Send, request_id
 from tickertape.lines import keep_json, speak_json
 
 LIMIT = "TICKERTAPE_PROXY_BODY_LIMIT"  # how the limit reaches the proxies' processes; bytes
@@ -28,7 +26,6 @@ STEERING = frozenset({
     b"serve_multiplexed_model_id", b"serve-multiplexed-model-id",
 })  # fmt: skip
 ROUTES = "/-/routes"  # names the applications to anybody who asks
-ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BY_FRAME = "server-timing"  # our own frame has set it: the answer is the application's
 MISSING, UNAVAILABLE = 404, 503
 
@@ -80,9 +77,7 @@ class Doorman:
 def cleaned(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The headers without those that steer Serve, and with a request id that can be trusted."""
     kept = [(name, value) for name, value in headers if name not in STEERING and name != b"x-request-id"]
-    given = Headers(raw=headers).get("x-request-id", "").encode("latin-1", "replace")
-    identity = given if ACCEPTED_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}".encode()
-    return [*kept, (b"x-request-id", identity)]
+    return [*kept, (b"x-request-id", request_id(Headers(raw=headers)).encode())]
 
 
 class _Reworded:

@@ -46,7 +46,7 @@ class Stream:
     async def paced(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The items as they come, with a comment sent whenever nothing has come for a heartbeat."""
         while True:
-            coming = asyncio.ensure_future(_next(items))
+            coming = asyncio.ensure_future(anext(items))
             try:
                 while not (await asyncio.wait({coming}, timeout=self._heartbeat))[0]:
                     await self._write(": waiting\n\n")
@@ -66,7 +66,3 @@ class Stream:
     async def _write(self, text: str) -> None:
         await self._begin()
         await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-
-
-async def _next(items: AsyncGenerator[T, None]) -> T:
-    return await anext(items)

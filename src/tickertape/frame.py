@@ -158,13 +158,18 @@ class _Watched:
             headers[name] = value
 
 
+def request_id(headers: Headers) -> str:
+    """The caller's own id where it is a proper one, else one of ours."""
+    given = headers.get("x-request-id", "")
+    return given if _ACCEPTED_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
 def _begin(scope: MutableMapping[str, Any]) -> Record:
     headers = Headers(raw=scope["headers"])
-    given = headers.get("x-request-id", "")
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
     record = Record(
         Timings(
-            request_id=given if _ACCEPTED_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}",
+            request_id=request_id(headers),
             method=method,
             trace=telemetry.trace_id(headers.get("x-cloud-trace-context", ""), headers.get("traceparent", "")),
         )

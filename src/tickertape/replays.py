@@ -24,7 +24,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Entry:
-    task: asyncio.Task[Answer]
+    task: asyncio.Future[Answer]
     waiting: int = 0
     expires: float = float("inf")
     size: int = 0
@@ -49,7 +49,7 @@ class Replays:
         self._forget()
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[key] = _Entry(asyncio.ensure_future(_run(compute)))
+            entry = self._entries[key] = _Entry(asyncio.ensure_future(compute()))
         entry.waiting += 1
         try:
             answer = await asyncio.shield(entry.task)
@@ -76,7 +76,3 @@ class Replays:
             if total <= self._most:
                 break
             total -= self._entries.pop(key).size
-
-
-async def _run(compute: Callable[[], Awaitable[Answer]]) -> Answer:
-    return await compute()

@@ -6,10 +6,10 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from tickertape import recordings, transcriber
 from tickertape.errors import CallerError, OptionError, TickertapeError
@@ -24,33 +24,7 @@ from tickertape.types import SAMPLE_RATE, Segment, Transcript
 
 FINE, OURS, CALLERS = 0, 1, 2  # exit codes; of several errors, ours weighs most
 
-
-class Teller(Protocol):
-    """Who tells the user what happens. Recordings go by their number in the run."""
-
-    def opened(self, model: Transcriber) -> None:
-        """The model is ready."""
-        ...
-
-    def begun(self, number: int, begun: Begun) -> None:
-        """A recording has been decoded."""
-        ...
-
-    def segments(self, number: int, segments: Sequence[Segment]) -> None:
-        """Text that is final."""
-        ...
-
-    def done(self, number: int, result: Result) -> None:
-        """A recording is done, and its files are written."""
-        ...
-
-    def failed(self, shown: str, error: TickertapeError, number: int | None = None) -> None:
-        """A recording could not be used, or, without a number, something the user named that led to none."""
-        ...
-
-    def finished(self, tally: Tally) -> None:
-        """Nothing follows."""
-        ...
+Teller: TypeAlias = "People | Machines"  # who tells the user what happens; recordings go by their number in the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +113,11 @@ class Run:
                 with transcriber.load(progress=bar.loading, **self.settings) as model:
                     tell.opened(model)
                     tally.began = time.perf_counter()
-                    with contextlib.closing(model.many(self._sources(), **self.wanted)) as news:
+                    sources = (recording.source for recording in self.recordings)
+                    with contextlib.closing(model.many(sources, **self.wanted)) as news:
                         self._follow(news, tell, bar, tally)
         tell.finished(tally)
         return tally.code
-
-    def _sources(self) -> Iterator[Any]:
-        return (recording.source for recording in self.recordings)
 
     def _follow(self, news: Iterable[tuple[int, News]], tell: Teller, bar: Bar, tally: Tally) -> None:
         """Write and tell what becomes of each recording, until the news end."""
