@@ -57,8 +57,8 @@ P90_FUNCTION_LINES = 30
 # What may be called while a module is imported: each makes a value and does nothing else.
 HARMLESS = {
     # Python's
-    "Path", "TypeVar", "bytes.fromhex", "dataclass", "field", "float", "frozenset", "ipaddress.IPv6Network",
-    "re.compile", "str", "str.join", "LANGUAGES.items",
+    "Path", "Path(__file__).resolve", "TypeVar", "bytes.fromhex", "dataclass", "field", "float", "frozenset",
+    "ipaddress.IPv6Network", "re.compile", "str", "str.join", "LANGUAGES.items",
     # Pydantic's and Typer's declarations
     "Field", "PrivateAttr", "SettingsConfigDict", "field_validator", "typer.Argument", "typer.Option", "typer.Typer",
     "app.callback", "app.command", "deploy.added_to",
