@@ -27,6 +27,7 @@ from tests.service import Service, command_line, descendants, started
 TICK = os.sysconf("SC_CLK_TCK")
 EVERY = 0.05  # seconds between looks
 ROLES = {  # what a command line says, in the order of asking
+    r"tickertape\.decoder": "audio decoder",
     r"ray::ServeReplica:(\S+)": "replica {}",
     r"ray::(ServeController|ProxyActor|IDLE)\S*": "{}",
     r"ray::(\S+)": "{}",
