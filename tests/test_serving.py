@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,49 +16,78 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import psutil
 import pytest
 
+import tickertape
 from tests.checkpoint_factory import make_checkpoint
 from tests.chromium import EXAMPLES, Page, driver
-from tests.fakes import wav
-from tests.service import Service, calls, expected_text, sound, started, wait_until_ready, wave_file
-from tests.slow import HANG, POISON
+from tests.ray_head import ray_head
+from tests.service import ROOT, Service, calls, expected_text, sound, started, wait_until_ready, wave_file
+from tests.slow import HANG, POISON, text
+from tickertape import windows
 from tickertape.audio import decode
+from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES
+from tickertape.windows import PLAIN_OVERLAP
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 WITH_AND_WITHOUT_RAY = pytest.mark.parametrize("service", ["ray", "alone"], indirect=True)
 ENGINES = "engine-slow"
+DEMO = ROOT / "checkpoint"
+EXAMPLE = EXAMPLES / "lost-card.flac"
 __all__ = ["driver"]  # the browser, for the test of the page
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints of random weights."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    make_checkpoint(folder / "micro", "micro")
-    make_checkpoint(folder / "english", "micro.en")
-    return folder
+def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights, for English only."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "english", "micro.en")
 
 
 @pytest.fixture(scope="module")
-def service(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[Service]:
-    """Two models and the page."""
+def service(request: pytest.FixtureRequest, english: Path) -> Iterator[Service]:
+    """The demo checkpoint, another model and the page."""
     mode = ["--no-ray"] if request.param == "alone" else []
-    models = ["--model", f"first={checkpoints / 'micro'}", "--model", str(checkpoints / "english")]
+    models = ["--model", f"first={DEMO}", "--model", str(english)]
     with started(*mode, *models, "--body-limit", "4000000") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def known() -> str:
+    """What the demo checkpoint makes of the example in this process."""
+    with tickertape.load(DEMO) as transcriber:
+        text = transcriber.transcribe(EXAMPLE).text
+    assert len(text.split()) > 5
+    return text
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client of the service."""
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0) as made:
+        yield made
 
 
 @WITH_AND_WITHOUT_RAY
 class TestService:
     """What users see of a service that runs."""
 
-    def test_it_transcribes(self, service: Service) -> None:
-        """A recording becomes text, with the time each step took."""
-        answer = service.transcribe(wav(2.0), vad="false")
+    def test_it_transcribes(self, service: Service, known: str) -> None:
+        """A recording becomes the text that the same model gives elsewhere, with the time each step took."""
+        answer = service.transcribe(EXAMPLE.read_bytes())
         assert (200, {"text", "usage"}) == (answer.status_code, set(answer.json()))
+        assert known == answer.json()["text"]
         assert "total;dur=" in answer.headers["server-timing"]
+
+    def test_openais_client_understands_it(self, client: openai.OpenAI, known: str) -> None:
+        """The official client gets the text, whole and streamed; a prompt is heard and not repeated."""
+        assert known == client.audio.transcriptions.create(model="whisper-1", file=EXAMPLE).text
+        *deltas, done = client.audio.transcriptions.create(model="whisper-1", file=EXAMPLE, stream=True)
+        assert (known, known) == (done.text, "".join(event.delta for event in deltas))
+        prompted = client.audio.transcriptions.create(model="whisper-1", file=EXAMPLE, prompt="Zanzibar")
+        assert "zanzibar" not in prompted.text.lower()
 
     def test_the_request_picks_the_model(self, service: Service) -> None:
         """Models answer under their names, the first as whisper-1 too; others are unknown."""
@@ -68,11 +98,17 @@ class TestService:
         assert 400 == service.transcribe(model="english", language="de").status_code
 
     def test_a_long_recording_comes_back_in_order(self, service: Service) -> None:
-        """Windows of a recording of several minutes are decoded side by side, and their segments come in order."""
-        form = {"response_format": "verbose_json", "vad": "false", "temperature": "0.5"}
-        answer = service.transcribe(sound(1, seconds=100.0), **form)
-        starts = [segment["start"] for segment in answer.json()["segments"]]
+        """Windows of a recording of minutes are decoded side by side, and their segments come in order."""
+        clip = decode(EXAMPLE).samples[0]
+        recording = np.tile(clip, 100 * SAMPLE_RATE // len(clip))
+        answer = service.transcribe(
+            wave_file((recording * 32767).astype("<i2").tobytes()), response_format="verbose_json"
+        )
+        body = answer.json()
+        starts = [segment["start"] for segment in body["segments"]]
         assert (200, sorted(starts)) == (answer.status_code, starts)
+        assert len(starts) >= 4
+        assert body["text"].split() == " ".join(segment["text"] for segment in body["segments"]).split()
 
     def test_everything_is_on_one_port(self, service: Service) -> None:
         """The page and the routes for operators are reachable beside the API."""
@@ -162,6 +198,22 @@ def ask(slow: Service, pool: ThreadPoolExecutor, recordings: list[bytes]) -> lis
     return [pool.submit(slow.transcribe, each, vad="false") for each in recordings]
 
 
+def test_a_long_recording_fans_out(slow: Service, folder: Path) -> None:
+    """The windows of one recording go to both engines, each to one of them, and their texts come in order."""
+    step = WINDOW_SAMPLES - PLAIN_OVERLAP
+    samples = np.frombuffer(sound(1, seconds=100.0)[44:], "<i2").copy()
+    numbers = range(601, 605)
+    samples[: len(numbers) * step : step] = numbers  # the first of each window, which the engine notes down
+    answer = slow.transcribe(wave_file(samples.tobytes()), vad="false", language="en")
+    expected = [text(window) for window in windows.plain(samples.astype(np.float32) / 32768)]
+    assert (200, "".join(expected).strip()) == (answer.status_code, answer.json()["text"])
+    heard = [
+        [number for number in map(int, path.read_text().split()) if number in numbers] for path in folder.iterdir()
+    ]
+    assert list(numbers) == sorted(number for share in heard for number in share)
+    assert 2 == len([share for share in heard if share])
+
+
 def test_a_killed_engine_loses_nothing(slow: Service, folder: Path) -> None:
     """An engine of two is killed under load: every request is answered with its own text, decoded twice at most."""
     recordings = [sound(number) for number in range(1, 61)]
@@ -231,6 +283,18 @@ async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -
     await asyncio.sleep(1.0)
     assert seen == len([number for call in calls(folder) for number in call if number in numbers])
     assert seen < len(numbers)
+
+
+def test_a_cluster_is_joined_and_left() -> None:
+    """With `--address auto` the service runs on a Ray that is there already; it takes its applications along."""
+    with ray_head(cpus=1) as head, tempfile.TemporaryDirectory(prefix="calls-") as folder:
+        flags = ["--engine", "tests.slow:engine", "--model", f"slow=0:{folder}", "--cpus-per-replica", "1"]
+        with started("--address", "auto", *flags, environment=head.environment) as service:
+            recording = sound(701)
+            assert expected_text(recording) == service.transcribe(recording, vad="false").json()["text"]
+            assert 200 == service.get("/page/").status_code
+            assert 0 == service.terminate()
+        assert ([], True) == (head.applications(), head.alive)
 
 
 @pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours

@@ -205,7 +205,7 @@ def info(  # noqa: PLR0917 - typer passes them all by name
         typer.echo(f"{name:{width}}  {value}")
 
 
-class Served(TyperCommand):
+class ServeCommand(TyperCommand):
     """`serve`, whose switches also take a value: `--page false` and `--page=false` are `--no-page`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -236,7 +236,7 @@ class Served(TyperCommand):
         return plain
 
 
-@app.command(cls=Served, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(cls=ServeCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
     *,
