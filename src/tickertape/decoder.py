@@ -39,7 +39,7 @@ from tickertape.types import Audio, Samples
 
 DECODE = "tickertape.audio:decode"
 LONGEST = 65_536  # bytes of a line
-MEMORY = 2**30  # bytes beside recording and samples; the worst recordings known take a tenth of it
+MEMORY = 2**29  # bytes beside recording and samples; the worst recordings known take a fifth of it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # As `python -c`: with the parent's path, whatever that has done to it, and one thread for a library that multiplies
 # nothing larger than a second of audio here.
@@ -70,10 +70,8 @@ def _settle(parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold somebody's recording
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
-    with suppress(OSError):  # where memory runs out all the same, the service is worth more than one recording
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    with suppress(ValueError):  # where it is lower already
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with suppress(AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
