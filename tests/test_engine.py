@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,7 +105,8 @@ def test_a_prompt_is_never_part_of_the_text(engine: WhisperEngine) -> None:
 
 def test_suppressed_tokens_are_never_written(engine: WhisperEngine, prepared: Prepared) -> None:
     """Brackets, notes and special tokens, which the checkpoint suppresses, stay out of the text."""
-    forbidden = {*prepared.suppress_tokens, *engine._tokens.specials}
+    suppressed = json.loads((prepared.folder / "config.json").read_text())["suppress_ids"]
+    forbidden = {*suppressed, *engine._tokens.specials}
     outcomes = engine.decode([window(n) for n in range(4)], [replace(GREEDY, max_new_tokens=60)] * 4)
     written = {token for outcome in outcomes for segment in text_of(outcome).segments for token in segment.tokens}
     assert set() == written & forbidden

@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -53,9 +53,6 @@ class Prepared:
     dimensions: Dimensions
     special_tokens: Mapping[str, int]  # "<|startoftranscript|>" and its like, without the timestamps
     languages: Mapping[str, int]  # code to token id; empty for English-only models
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
-    alignment_heads: tuple[tuple[int, int], ...] = ()  # layer and head
     audio_context: AudioContext = "full"  # "trimmed": tuned on windows that were not padded to 30 s
     notices: tuple[Notice, ...] = ()
 
@@ -155,13 +152,12 @@ def describe_ctranslate2(folder: Path) -> Prepared:
         tokens = [str(token) for token in json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))]
     except ValueError as error:
         raise CorruptCheckpoint("vocabulary.json is not valid JSON; convert the model again") from error
-    settings = {"alignment_heads": config.get("alignment_heads"), "suppress_tokens": config.get("suppress_ids"),
-                "begin_suppress_tokens": config.get("suppress_ids_begin"), **config}  # fmt: skip
     dimensions = convert.read_dimensions(folder / "model.bin")
     digest = hashlib.sha256("\n".join(_sha256(folder / name) for name in CTRANSLATE2_FILES).encode()).hexdigest()
     return _describe(
-        folder, name=folder.name, digest=digest, compute_type="as is", source=(dimensions, settings, tokens)
-    )
+        folder, name=folder.name, digest=digest, compute_type="as is", dimensions=dimensions, settings=config,
+        tokens=tokens,
+    )  # fmt: skip
 
 
 def _report_nothing(_fraction: float, _what: str) -> None:
@@ -199,8 +195,9 @@ def _build(source: sources.Source, folder: Path, digest: str, compute_type: str,
     report(0.1, "checking the weights")
     weights = source.weights()
     prepared = _describe(
-        folder, name=source.name, digest=digest, compute_type=compute_type, source=(dimensions, settings, tokens)
-    )
+        folder, name=source.name, digest=digest, compute_type=compute_type, dimensions=dimensions, settings=settings,
+        tokens=tokens,
+    )  # fmt: skip
     report(0.2, "converting the decoder")
     convert.write_model(folder, weights, dimensions, settings=settings, tokens=tokens, compute_type=compute_type)
     report(0.7, "converting the encoder")
@@ -216,10 +213,16 @@ def _build(source: sources.Source, folder: Path, digest: str, compute_type: str,
 
 
 def _describe(
-    folder: Path, *, name: str, digest: str, compute_type: str, source: tuple[Dimensions, Mapping[str, Any], list[str]]
+    folder: Path,
+    *,
+    name: str,
+    digest: str,
+    compute_type: str,
+    dimensions: Dimensions,
+    settings: Mapping[str, Any],
+    tokens: Sequence[str],
 ) -> Prepared:
-    """Gather what the engine needs from dimensions, settings and vocabulary, which are the `source`."""
-    dimensions, settings, tokens = source
+    """Gather what the engine needs to know of a model with these settings and this vocabulary."""
     ids = {token: number for number, token in enumerate(tokens)}
     if "<|0.00|>" not in ids or "<|startoftranscript|>" not in ids:
         raise IncompleteCheckpoint(
@@ -231,12 +234,7 @@ def _describe(
     special = {
         t: i for t, i in ids.items() if re.fullmatch(r"<\|[^|]+\|>", t) and not re.fullmatch(r"<\|\d+\.\d\d\|>", t)
     }
-    heads = convert.decoding_config(dimensions, settings)["alignment_heads"]
-    return Prepared(
-        folder, name, digest, compute_type, dimensions, special, _languages(settings, ids),
-        tuple(settings.get("suppress_tokens") or ()), tuple(settings.get("begin_suppress_tokens") or ()),
-        tuple((int(layer), int(head)) for layer, head in heads), context,
-    )  # fmt: skip
+    return Prepared(folder, name, digest, compute_type, dimensions, special, _languages(settings, ids), context)
 
 
 def _languages(settings: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
@@ -257,12 +255,10 @@ def _to_json(prepared: Prepared) -> dict[str, Any]:
 
 
 def _from_json(folder: Path, values: Mapping[str, Any]) -> Prepared:
-    heads = tuple((int(layer), int(head)) for layer, head in values["alignment_heads"])
-    lists = {name: tuple(map(int, values[name])) for name in ("suppress_tokens", "begin_suppress_tokens")}
     dimensions = Dimensions(**values["dimensions"])
     # an older manifest may say more than is asked today
     known = {field.name: values[field.name] for field in fields(Prepared) if field.name in values}
-    return Prepared(**{**known, **lists, "folder": folder, "dimensions": dimensions, "alignment_heads": heads})
+    return Prepared(**{**known, "folder": folder, "dimensions": dimensions})
 
 
 # --- hashes
