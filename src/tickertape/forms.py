@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, MutableMapping
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tickertape.errors import FileTooLarge, OptionError
 from tickertape.failures import ClientGone, SlowBody, UnsupportedMedia
+from tickertape.frame import Receive
 
 FIELD_LIMIT = 64 * 1024  # bytes of one field that is not the file
 MAX_PARTS = 64  # OpenAI's form has 13 fields, some of them repeated
@@ -26,8 +27,6 @@ HEADER_LIMIT = 8 * 1024  # bytes of one header of a part: a file name of 255 cha
 MAX_HEADERS = 8  # of one part
 ALLOWANCE = 2**20  # bytes of a body beyond the file: fields and boundaries ...
 ALLOWANCE_SHARE = 16  # ... but no more than a 16th of the limit on the file
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 @dataclass(slots=True)

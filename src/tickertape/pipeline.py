@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tickertape import windows
@@ -66,7 +66,7 @@ class Model:
         if not options.temperatures:
             raise OptionError("At least one temperature is needed.", "temperature", "invalid_temperature")
 
-    def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncIterator[Update]:
+    def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncGenerator[Update, None]:
         """Transcribe a recording; see `transcribe`. `vad=False` takes plain 30 s windows with overlap."""
         self.check(options)
         detect = self.detect if vad else None
@@ -81,7 +81,7 @@ async def transcribe(
     detect: Detect | None = None,
     trimmed: bool = False,
     in_flight: int = IN_FLIGHT,
-) -> AsyncIterator[Update]:
+) -> AsyncGenerator[Update, None]:
     """Transcribe a recording; see the module's example.
 
     `detect` finds speech (None: plain 30 s windows with overlap). `trimmed` says that the checkpoint was trained on

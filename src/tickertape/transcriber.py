@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -305,8 +305,7 @@ class _Crowd:
         """Transcribe one recording and report how it goes."""
         self._report(number, Begun(audio.length, len(audio.samples)))
         try:
-            updates: AsyncIterator[Update] = self._model.transcribe(audio, self._options, vad=self._reading.vad)
-            async for update in updates:
+            async for update in self._model.transcribe(audio, self._options, vad=self._reading.vad):
                 self._left[number] = update.total - update.done
                 self._changed.set()
                 self._report(number, update)
