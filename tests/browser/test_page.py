@@ -227,9 +227,12 @@ def test_stop_stops_the_work(page: Page, prompter: Prompter, server: str, tmp_pa
 
 def test_a_file_takes_the_place_of_what_is_being_recorded(page: Page, prompter: Prompter) -> None:
     """Who chooses a file while recording gets that file's text; what the microphone heard is sent to nobody."""
+    page.upload(EXAMPLES / "transfer-to-savings.wav")
+    assert [SAVINGS] == page.done()
     prompter.loudness.clear()
     page.at("record").click()
     page.until(lambda: page.recorded() >= 1)
+    assert not page.at("again").is_displayed()  # there is nothing to transcribe again as yet
     page.upload(EXAMPLES / "lost-card.flac")
     assert [LOST] == page.done()
     assert "Record" == page.at("record").text

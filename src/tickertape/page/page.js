@@ -105,9 +105,7 @@ function progress(share) {
 
 function take(blob, name) {
   stopRecording(false);
-  leave();
-  if (current) URL.revokeObjectURL(current.url);
-  audio.pause();
+  forget();
   current = { blob, name, url: URL.createObjectURL(blob) };
   audio.src = current.url;
   clear();
@@ -116,6 +114,13 @@ function take(blob, name) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const below = at("output").getBoundingClientRect().top > innerHeight / 2;
   if (below) at("output").scrollIntoView({ behavior: calm ? "instant" : "smooth" });
+}
+
+function forget() {
+  audio.pause();
+  if (current) URL.revokeObjectURL(current.url);
+  current = null;
+  leave();
 }
 
 function clear() {
@@ -382,9 +387,7 @@ async function startRecording() {
   } finally {
     asking = false;
   }
-  leave();
-  audio.pause();
-  current = null;
+  forget();
   clear();
   at("empty").hidden = false;
   const kind = ["audio/webm;codecs=opus", "audio/mp4", "audio/ogg"].find((name) => MediaRecorder.isTypeSupported(name));
