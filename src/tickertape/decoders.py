@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from tickertape import audio, errors
+from tickertape.audio import Limits
 from tickertape.decoder import BOOT, DECODE, memory_file, receive, send
 from tickertape.errors import DeadlineExceeded, HarmfulAudio, Overloaded, ShuttingDown, TickertapeError
 from tickertape.types import Audio, Notice, Samples
@@ -64,7 +65,7 @@ class Decoders:
         self._idle: list[_Process] = []  # the one that was used last is used next
         weakref.finalize(self, _end, self._all)
 
-    async def decode(self, file: io.BytesIO, **options: Any) -> Audio:
+    async def decode(self, file: io.BytesIO, *, limits: Limits, **options: Any) -> Audio:
         """As `audio.decode` with these options, in a process of its own; `file` is closed as soon as that has it.
 
         Cancelling ends the process. Raises what `audio.decode` raises, `HarmfulAudio`, and where no process can be
@@ -73,7 +74,7 @@ class Decoders:
         if self._closed:
             raise ShuttingDown("The service is shutting down.")
         loop = asyncio.get_running_loop()
-        call = _Call(file, options)
+        call = _Call(file, {"limits": limits, **options})
         try:
             return await loop.run_in_executor(self._threads, self._decode, call)
         except asyncio.CancelledError:
@@ -125,7 +126,10 @@ class Decoders:
             self._drop(process)
             self._explain(call, process, error)
             return None
-        self._give(process)
+        if call.abandoned:  # and so killed, too late
+            self._drop(process)
+        else:
+            self._give(process)
         if isinstance(answer, _Unexpected):
             self._tell("an audio decoder failed", error=str(answer), where=answer.where)
         if isinstance(answer, Exception):
