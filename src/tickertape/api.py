@@ -26,7 +26,7 @@ from tickertape.frame import Emit, Frame, Message, Receive, Send, answer_error, 
 from tickertape.pipeline import Model
 from tickertape.settings import Settings
 from tickertape.types import Task
-from tickertape.visits import Service, Visit
+from tickertape.visits import QUIET, Service, Visit
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -71,7 +71,7 @@ def create_app(
         app.add_exception_handler(kind, answer_error(emit))
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **contract.cors(settings.cors_origins))
-    quiet = settings.log_level in {"warning", "error"}
+    quiet = settings.log_level in QUIET
     app.add_middleware(Frame, metrics=service.metrics, emit=emit, project=settings.project, quiet=quiet)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
