@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from tickertape.types import Decoded, Notice, Samples, Segment, Span, Transcript, Window, Word
-
-# Machines that test are often busy: how long an example takes says nothing about the code.
-settings.register_profile("tickertape", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tickertape")
 
 SECOND = 16_000
 LIMIT = 4 * SECOND  # a small window, so that examples stay small

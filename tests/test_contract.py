@@ -38,8 +38,6 @@ def url() -> Iterator[str]:
 schema = schemathesis.openapi.from_dict(app().openapi())
 bounded = settings(
     max_examples=50,
-    derandomize=True,
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

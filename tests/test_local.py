@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tickertape.errors import DeadlineExceeded, DecodeError, EngineFailed, ShuttingDown
@@ -112,7 +112,6 @@ async def test_a_call_that_runs_alone_shares_its_batch_with_nobody() -> None:
     await backend.close()
 
 
-@settings(deadline=None)
 @given(
     arrivals=st.lists(
         st.tuples(st.floats(0, 60), st.floats(0.1, 30), st.sampled_from(["interactive", "batch"])), max_size=40

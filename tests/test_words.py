@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tickertape.types import SAMPLES_PER_TOKEN, Word
@@ -29,7 +29,6 @@ def aligned(draw: st.DrawFn) -> tuple[list[tuple[str, tuple[int, ...]]], Alignme
     return words, Alignment(pairs, probabilities), length
 
 
-@settings(deadline=None)
 @given(aligned())
 def test_words_are_monotone_and_lose_nothing(
     case: tuple[list[tuple[str, tuple[int, ...]]], Alignment, int],
