@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from tickertape.cli import app
 
@@ -36,9 +36,8 @@ def reference() -> str:
 def _command(function: Callable[..., Any], name: str = "") -> str:
     text, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\b\n")
     blocks = [f"```text\n{block.strip()}\n```\n" for block in rest.split("\b\n") if block.strip()]
-    hints = get_type_hints(function, include_extras=True)
-    parameters = inspect.signature(function).parameters.values()
-    rows = [_row(hints[each.name], each.default) for each in parameters if get_args(hints[each.name])]
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    rows = [_row(each.annotation, each.default) for each in parameters if get_args(each.annotation)]
     table = ["| name | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"] if rows else []
     return "\n".join([f"## tickertape {name or function.__name__}\n", f"{text.strip()}\n", *blocks, *table])
 
