@@ -50,7 +50,7 @@ def service(request: pytest.FixtureRequest, english: Path) -> Iterator[Service]:
     """The demo checkpoint, another model and the page."""
     mode = ["--no-ray"] if request.param == "alone" else []
     models = ["--model", f"first={DEMO}", "--model", str(english)]
-    with started(*mode, *models, "--body-limit", "4000000") as running:
+    with started(*mode, *models, "--body-limit", "4000000", "--keep-alive", "4") as running:
         yield running
 
 
@@ -88,6 +88,19 @@ class TestService:
         assert (known, known) == (done.text, "".join(event.delta for event in deltas))
         prompted = client.audio.transcriptions.create(model="whisper-1", file=EXAMPLE, prompt="Zanzibar")
         assert "zanzibar" not in prompted.text.lower()
+
+    @pytest.mark.parametrize(("said", "heard"), [(b"nonsense\r\n\r\n", b"HTTP/1.1 400 "), (b"GET /healthz", b"")])
+    def test_what_is_no_request_ends_the_connection(self, service: Service, said: bytes, heard: bytes) -> None:
+        """What is not HTTP is refused in the envelope; a head that does not come to its end is given up."""
+        host, port = service.url.removeprefix("http://").split(":")
+        answer = b""
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(said)
+            while data := connection.recv(65_536):
+                answer += data
+        assert heard == answer[: len(heard) or None]
+        if heard:
+            assert "invalid_request_error" == json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"]
 
     def test_the_request_picks_the_model(self, service: Service) -> None:
         """Models answer under their names, the first as whisper-1 too; others are unknown."""

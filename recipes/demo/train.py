@@ -46,6 +46,7 @@ SHORT_FRAMES = 800  # windows up to 8 s: they carry the same speech as long ones
 STAGES = {0.0: (0.0, 0.0), 0.5: (0.1, 0.2), 0.65: (0.5, 0.5), 0.85: (1.0, 1.0)}
 WARM_UP = 0.02
 MATRIX_RATE = 2.0  # Muon's learning rate, relative to AdamW's
+AGREEMENT = 3.0  # weight of what trimmed and padded windows say differently
 PLATEAU = 0.68  # share of the budget after which the learning rate falls
 DEV_WINDOWS = 60  # of shard 0, which is never trained on
 
@@ -303,7 +304,7 @@ def losses(trainee: Trainee, batch: Batch, decoder: bool) -> tuple[Tensor, Tenso
         return ctc, torch.zeros(())
     kept = batch.labels != IGNORE
     text = F.cross_entropy(logits[kept].float(), batch.labels[kept], label_smoothing=0.05)
-    return ctc, text + disagreement(trainee, batch, logits) if len(batch.padded) else text
+    return ctc, text + AGREEMENT * disagreement(trainee, batch, logits) if len(batch.padded) else text
 
 
 def disagreement(trainee: Trainee, batch: Batch, logits: Tensor) -> Tensor:

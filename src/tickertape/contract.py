@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tickertape import errors, failures
+from tickertape import __version__, errors, failures
 from tickertape.errors import TickertapeError
 from tickertape.keys import AT_ONCE, PER_MINUTE
 from tickertape.orders import CODES, FIELDS, Field, known
@@ -296,7 +296,7 @@ METRICS: Json = {
 VERSION: Json = {
     "summary": "Name and version",
     "tags": ["operation"],
-    "responses": {200: _plain("application/json", "This program", {"name": "tickertape", "version": "0.1.0"})},
+    "responses": {200: _plain("application/json", "This program", {"name": "tickertape", "version": __version__})},
 }
 
 

@@ -19,6 +19,7 @@ from tickertape.failures import NoSuchPath, NotReady
 from tickertape.forms import body_cap
 from tickertape.frame import App, Message, Receive, Send, request_id
 from tickertape.lines import keep_json, speak_json
+from tickertape.wire import speak_http
 
 LIMIT = "TICKERTAPE_PROXY_BODY_LIMIT"  # how the limit reaches the proxies' processes; bytes
 STEERING = frozenset({
@@ -35,6 +36,7 @@ def middlewares() -> list[Any]:
     from starlette.middleware import Middleware
 
     speak_json()
+    speak_http()
     return [Middleware(Doorman, limit=int(os.environ.get(LIMIT, "0")))]
 
 

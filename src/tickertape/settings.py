@@ -134,8 +134,10 @@ class Settings(BaseSettings):
         description="Seconds that accepted requests get to finish on SIGTERM; those that do not are told so. "
         "The process is gone at most 3 s later. On Cloud Run: 6.",
     )
-    keep_alive: float = Field(10, gt=0, description="Seconds before an idle connection is closed.")
-    log_level: LogLevel = Field("info", description="`info` logs every request, `warning` those that failed.")
+    keep_alive: float = Field(
+        10, gt=0, description="Seconds in which a request's headers must have come; idle connections are closed."
+    )
+    log_level: LogLevel = Field("info", description="`info` logs requests, `warning` those that failed.")
     project: str = Field("", description="Google Cloud project, to join log lines to traces.")
 
     @field_validator(*LISTS, mode="before")
@@ -244,7 +246,7 @@ given again for the next. What is `true` or `false` can be said as `--page`, `--
 (limits of its container included) and printed with its reason at start.
 
 The service listens on every interface, as a container must. On a shared machine without keys, set `host` to
-`127.0.0.1`. A front proxy should cut off clients that send their headers slowly; the server itself does not.
+`127.0.0.1`.
 """
 
 

@@ -171,7 +171,7 @@ class Books:
         """The pipeline's updates; what is done gives its room back."""
         options = replace(order.options, deadline=deadline)
         done = 0
-        async with aclosing(_generator(order.model.transcribe(heard, options, vad=order.vad))) as news:
+        async with aclosing(order.model.transcribe(heard, options, vad=order.vad)) as news:
             async for update in news:
                 hold.progress((update.done - done) / SAMPLE_RATE)
                 done = max(done, update.done)
@@ -380,15 +380,6 @@ async def _tell(stream: Stream, order: Order, updates: AsyncGenerator[Update, No
                     done["logprobs"] = logprobs(update.transcript.segments)
                 await stream.send(done)
     await stream.end()
-
-
-async def _generator(updates: Any) -> AsyncGenerator[Update, None]:
-    """The pipeline's iterator, closed with us: what is still waiting in the engine's queue is dropped."""
-    try:
-        async for update in updates:
-            yield update
-    finally:
-        await updates.aclose()
 
 
 async def _disconnected(receive: Receive) -> None:
