@@ -116,6 +116,13 @@ def test_derived_values_come_with_reasons() -> None:
     assert "batch" not in resolved.reasons
 
 
+def test_recordings_being_decoded_fit_the_memory() -> None:
+    """Cores without memory decode fewer recordings at once: two of two hours fill a quarter of 4 GiB."""
+    assert 2 == Settings().resolve(*machine(cores=8, memory=4 * GIBIBYTE)).decode_threads
+    assert 8 == Settings().resolve(*machine(cores=8, memory=32 * GIBIBYTE)).decode_threads
+    assert 8 == Settings(max_audio_seconds=60).resolve(*machine(cores=8, memory=4 * GIBIBYTE)).decode_threads
+
+
 def test_resolving_twice_changes_nothing() -> None:
     """A resolved value is as good as a set one; its reason is kept."""
     once = Settings().resolve(*machine())

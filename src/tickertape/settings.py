@@ -112,7 +112,8 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         0,
         ge=0,
-        description="Recordings decoded at once, per API process, each in a process of its own. 0: one per core.",
+        description="Recordings decoded at once, per API process, each in a process of its own. 0: one per core, "
+        "while the longest take no more than 1/4 of the memory.",
     )
     audio_seconds_in_flight: float = Field(
         0,
@@ -211,7 +212,6 @@ def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, t
     values["threads"] = (threads, f"{cores.reason}, for {settings.engine_replicas} engine(s)")
     values["cpus_per_replica"] = (value("threads"), "as many as the engine has threads")
     values["batch"] = (min(16, max(4, int(4 * value("threads")))), "four windows per thread, within 4 and 16")
-    values["decode_threads"] = (cores.value, cores.reason)
     body = min(200 * MEBIBYTE, max(25 * MEBIBYTE, memory.value // 32))
     values["body_limit"] = (body, f"1/32 of {room}, within 25 and 200 MiB")
     values["object_limit"] = (max(body, int(value("body_limit"))), f"1/32 of {room}, or `body_limit` if that is more")
@@ -219,6 +219,9 @@ def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, t
     values["upload_room"] = (uploads, f"1/8 of {room}, at least two uploads")
     longest = min(7200, max(600, memory.value // 8 // AUDIO_BYTES))
     values["max_audio_seconds"] = (longest, f"1/8 of {room}, within 10 minutes and 2 hours")
+    held = int(memory.value // 4 // (value("max_audio_seconds") * AUDIO_BYTES))
+    reason = f"{cores.reason}; as many of the longest recordings as 1/4 of {room} holds"
+    values["decode_threads"] = (max(1, min(cores.value, held)), reason)
     flight = min(value("max_audio_seconds") + 600 * cores.value, max(600, memory.value // 4 // AUDIO_BYTES))
     reason = f"the longest recording and ten minutes for each of {cores.value} core(s), at most 1/4 of {room}"
     values["audio_seconds_in_flight"] = (flight, reason)
