@@ -41,7 +41,7 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="where the checkpoint goes")
     parser.add_argument("--shards", type=int, default=40, help="shards of 1,400 sentences")
-    parser.add_argument("--minutes", type=float, default=265.0, help="wall-clock budget of the training")
+    parser.add_argument("--minutes", type=float, default=292.0, help="wall-clock budget of the training")
     parser.add_argument("--only", nargs="*", help="run these steps alone")
     args = parser.parse_args()
     steps = commands(args.work, args.checkpoint, args.shards, args.minutes)
