@@ -29,6 +29,8 @@ from benchmarks.workers import ROOT, commit, described, machine
 
 OFFLINE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
+FAULTS = ("c1", "c3", "c4", "c5", "c6", "c10", "c10audio", "c14", "c15", "c24", "c26")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -53,8 +55,10 @@ def steps(checkpoint: Path) -> dict[str, Step]:
         "grace": Step("goal 7: requests that outlast the grace, with Ray and without",
                       ["-m", "tests.chaos", "c6ray", "c6alone"]),
         "mixed": Step("goal 12, C17: 2,000 mixed requests", ["-m", "tests.chaos", "c17"]),
+        "faults": Step("C1, C3 to C6, C10, C14, C15, C24, C26: kills, hangs, and clients that leave",
+                       ["-m", "tests.chaos", *FAULTS], limit=900.0),
         "offline": Step("C22: no network", ["-m", "tests.chaos", "c22"], before=tuple(OFFLINE)),
-        "mutants": Step("goal 5, C19: 10,000 mutants over HTTP", ["-m", "tests.chaos", "c19"], limit=600.0),
+        "mutants": Step("goal 5, C19: 10,000 mutants over HTTP", ["-m", "tests.chaos", "c19"], limit=1200.0),
         "media": Step("goal 3: references to files and the network", ["-m", "benchmarks.limits", "--only", "media"],
                       small=()),
         "bombs": Step("goal 2, C9: bombs, alone and fifty at once", ["-m", "benchmarks.limits", "--only", "bombs"],
