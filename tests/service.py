@@ -95,10 +95,14 @@ class Clients:
 
 @contextmanager
 def started(
-    *flags: str, environment: dict[str, str] | None = None, ready: bool = True, cwd: Path = ROOT
+    *flags: str,
+    port: int | None = None,
+    environment: dict[str, str] | None = None,
+    ready: bool = True,
+    cwd: Path = ROOT,
 ) -> Iterator[Service]:
-    """`tickertape serve` with these flags, on a free port, until the block ends."""
-    port = free_port()
+    """`tickertape serve` with these flags, on a free port unless one is given, until the block ends."""
+    port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="service-") as folder:
         log = Path(folder) / "log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TICKERTAPE_"))}

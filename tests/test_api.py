@@ -6,9 +6,13 @@ Numbers in the parameters' names are rows of the project's table of bad inputs (
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
-from collections.abc import AsyncIterator
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,14 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
-from tests.fakes import TEXT, FakeEngine, decoders, model, wav
+from tests.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
 from tickertape import keys
 from tickertape.api import create_app
-from tickertape.errors import EngineFailed
+from tickertape.errors import DecodeError, EngineFailed
 from tickertape.orders import CODES
-from tickertape.pipeline import Model
+from tickertape.pipeline import Detect, Model
 from tickertape.settings import Settings
-from tickertape.types import FALLBACK_TEMPERATURES
+from tickertape.types import FALLBACK_TEMPERATURES, Samples, Span
 
 URL = "/v1/audio/transcriptions"
 ENVELOPE = {"message", "type", "param", "code"}
@@ -726,6 +730,69 @@ async def test_an_engine_that_fails_is_a_500_without_details(failure: Exception)
     assert (500, "engine_failed", None) == refusal(response)
     assert "zyx" not in response.text + "".join(api.lines)
     assert "ERROR" == api.log[-1]["severity"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "fields", "status"),
+    [
+        (None, {}, 200),
+        (None, {"stream": "true"}, 200),
+        (EngineFailed("The engine failed."), {}, 500),
+        (EngineFailed("The engine failed."), {"stream": "true"}, 500),
+        (DecodeError("It cannot be decoded."), {}, 500),
+    ],
+)
+async def test_no_recording_waits_for_the_collector(
+    failure: Exception | None, fields: dict[str, str], status: int
+) -> None:
+    """The samples of a request are let go with its answer, whatever that is."""
+    engine = FakeEngine(failure=failure)
+    with recordings_held() as (detect, gone):
+        api = caller(None, {"demo": model("demo", engine, detect=detect)})
+        async with api.client:
+            assert status == (await api.ask(fields)).status_code
+        assert await asyncio.to_thread(gone)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": "true"}])
+@pytest.mark.parametrize("timeout", [1, 300])
+def test_no_recording_is_kept_of_who_leaves(timeout: float, fields: dict[str, str]) -> None:
+    """The samples of a client that left, and of a request whose time was up, are let go at once, too."""
+    engine = FakeEngine(gate=threading.Event())
+    with recordings_held() as (detect, gone):
+        app = create_app(
+            {"demo": model("demo", engine, detect=detect)}, small(request_timeout=timeout), emit=lambda _: None,
+            decoders=decoders(),
+        )  # fmt: skip
+        with Serving(app) as url, httpx.Client(base_url=url, timeout=60 if timeout == 1 else 1) as client:
+            with suppress(httpx.ReadTimeout):
+                client.post(URL, data={"model": "demo", **fields}, files={"file": ("a.wav", wav())})
+            client.close()
+            engine.gate.set()
+            assert gone()
+
+
+@contextmanager
+def recordings_held() -> Iterator[tuple[Detect, Callable[[], bool]]]:
+    """A speech detector, and whether the samples that it saw are gone within a minute, without the collector."""
+    held: list[weakref.ref[Any]] = []
+
+    def detect(samples: Samples) -> list[Span]:
+        held.append(weakref.ref(samples.base))
+        return [Span(0, len(samples))]
+
+    def gone() -> bool:
+        ending = time.monotonic() + 60
+        while any(samples() is not None for samples in held) and time.monotonic() < ending:
+            time.sleep(0.01)  # threads of ours may look at them a little longer
+        return bool(held) and all(samples() is None for samples in held)
+
+    gc.collect()
+    gc.disable()
+    try:
+        yield detect, gone
+    finally:
+        gc.enable()
 
 
 async def test_a_mistake_of_ours_is_a_500_in_the_envelope() -> None:

@@ -143,7 +143,7 @@ def test_nothing_is_kept_and_nothing_leaks(mode: list[str], home: Path, tmp_path
         metrics = service.get("/metrics").content
         assert [] == [canary for canary in CANARIES if canary in metrics]
         wait_for(lambda: sum('"status":' in line for line in service.lines) >= len(refused) + 2)
-        assert [] == found(service, home)
+        wait_for(lambda: not found(service, home))  # the engine may be at what nobody waits for any more
         assert_silent(service, secret)
         assert 0 == service.terminate()
         assert [] == found(service, home)

@@ -420,8 +420,8 @@ def test_a_taken_port_is_told() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        flags = ["--engine", "tests.slow:engine", "--model", "slow=0:/tmp", "--port", port]
-        with started(*flags, ready=False) as service:
+        port = taken.getsockname()[1]
+        flags = ["--engine", "tests.slow:engine", "--model", "slow=0:/tmp"]
+        with started(*flags, port=port, ready=False) as service:
             assert 2 == service.process.wait(60)
-            assert [True] == [port in line for line in service.lines]
+            assert [True] == [str(port) in line for line in service.lines]
