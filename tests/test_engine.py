@@ -139,12 +139,13 @@ def test_words_fill_the_segment(engine: WhisperEngine) -> None:
 
 
 def test_trimmed_windows_are_padded_to_the_next_length(engine: WhisperEngine) -> None:
-    """A window is padded to the least length of the table that holds it."""
+    """A window is padded to the least length of the table that holds it and half a second of silence."""
     assert engine.trimmed
     for second in TRIMMED_SECONDS:
-        assert second * SAMPLE_RATE == engine._padded_length(second * SAMPLE_RATE)
-    assert 3 * SAMPLE_RATE == engine._padded_length(2 * SAMPLE_RATE + 1)
-    assert SAMPLE_RATE == engine._padded_length(1)
+        assert (second + 0.5) * SAMPLE_RATE == engine._padded_length(second * SAMPLE_RATE)
+    assert 3.5 * SAMPLE_RATE == engine._padded_length(2 * SAMPLE_RATE + 1)
+    assert 1.5 * SAMPLE_RATE == engine._padded_length(1)
+    assert WINDOW_SAMPLES == engine._padded_length(25 * SAMPLE_RATE + 1)
     assert WINDOW_SAMPLES == engine._padded_length(WINDOW_SAMPLES)
 
 

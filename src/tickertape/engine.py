@@ -29,11 +29,13 @@ from tickertape.features import HOP, log_mel
 from tickertape.languages import SPACELESS
 from tickertape.machine import cores, keep_freed_memory
 from tickertape.tokens import Phrase, Tokens
-from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, Options, Segment, Window, Word
+from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, Decoded, Options, Segment, Window, Word
 from tickertape.words import Alignment, begun, timed
 
-# Lengths to which trimmed windows are padded, in seconds: few enough that windows meet in a batch.
-TRIMMED_SECONDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
+# Lengths to which trimmed windows are padded, in seconds: few enough that windows meet in a batch, and with silence
+# after every window, as there is in a full one. Without it the demo checkpoint's text is the full window's less often.
+TRIMMED_SECONDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25)
+SILENCE_SECONDS = 0.5
 SAMPLED = 5  # samples at temperatures above 0, of which the most probable is taken (openai/whisper's `best_of`)
 TINY = 1e-10  # a probability below this has no useful logarithm
 MAX_INITIAL_TIME = 50  # timestamp tokens: the first one is at most 1.0 s (openai/whisper DecodingOptions)
@@ -171,7 +173,8 @@ class WhisperEngine:
         """Samples that the encoder is given: 30 s, or less for checkpoints trained on trimmed windows."""
         if not self.trimmed:
             return WINDOW_SAMPLES
-        return next((s * SAMPLE_RATE for s in TRIMMED_SECONDS if s * SAMPLE_RATE >= length), WINDOW_SAMPLES)
+        seconds = next((s + SILENCE_SECONDS for s in TRIMMED_SECONDS if s * SAMPLE_RATE >= length), WINDOW_SECONDS)
+        return int(seconds * SAMPLE_RATE)
 
     def _decode_group(self, group: list[_Job]) -> None:
         """Encode windows of one length, find their languages, and decode until each passes its checks."""
