@@ -261,7 +261,7 @@ async def test_processes_come_with_the_work_and_go_without_it(monkeypatch: pytes
     with opened(2) as told:
         assert set() == workers()
         both = [await begun(told, word) for word in (HANG, SPIN)]
-        assert 2 == len(workers())
+        await asyncio.to_thread(eventually, lambda: 2 == len(workers()))
         for task in both:
             task.cancel()
         await asyncio.wait(both)

@@ -40,6 +40,7 @@ from tickertape.types import Audio, Samples
 DECODE = "tickertape.audio:decode"
 LONGEST = 65_536  # bytes of a line
 MEMORY = 2**29  # bytes beside recording and samples; the worst recordings known take a fifth of it
+POLITENESS = 5  # on the scale of `nice`: who is answered, and windows under way, come before recordings to be decoded
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # As `python -c`: with the parent's path, whatever that has done to it, and one thread for a library that multiplies
 # nothing larger than a second of audio here.
@@ -74,6 +75,7 @@ def _settle(parent: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with suppress(AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(POLITENESS)
     if os.getppid() != parent:  # it died before that
         sys.exit()
 
