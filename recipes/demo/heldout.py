@@ -251,7 +251,7 @@ EXAMPLE_LINES = (
     ),
     (
         "buy-order.opus",
-        Voice("espeak", "en", "m3"),
+        Voice("espeak", "en", "f1"),
         "Buy 200 shares of Northwind at $48.50 or better.",
         "Buy two hundred shares of Northwind at forty-eight dollars and fifty cents or better.",
     ),
