@@ -30,9 +30,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.start import pss
 from benchmarks.workers import commit, described, machine
-from tests.service import descendants
+from tests.service import descendants, pss
 
 URL = "/v1/audio/transcriptions"
 SCENARIOS = ("declared", "bombs", "media")

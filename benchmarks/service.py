@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.service import Service, descendants, sound, started
+from tests.service import Service, descendants, pss, sound, started
 from tickertape.errors import DecodeError
 from tickertape.settings import Settings
 from tickertape.transcriber import load_engine
@@ -62,22 +62,11 @@ def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, Any]:
         with started(*MODES[mode], "--model", f"bench={checkpoint}") as service:
             seconds.append(round(time.monotonic() - begun, 1))
             time.sleep(5)
-            mebibytes.append(pss(service))
+            processes = (service.process.pid, *descendants(service.process.pid))
+            mebibytes.append(round(sum(map(pss, processes))))
     met = min(seconds) <= READY[mode] and min(mebibytes) <= IDLE[mode]
     return {"ready_s": min(seconds), "ready_s_all": seconds, "idle_mib": min(mebibytes), "idle_mib_all": mebibytes,
             "passed": met}  # fmt: skip
-
-
-def pss(service: Service) -> int:
-    """MiB of every process, shared pages counted once."""
-    total = 0
-    for pid in (service.process.pid, *descendants(service.process.pid)):
-        try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-    return total // 1024
 
 
 def bare(model: Fixed, batch: int, windows: int) -> float:

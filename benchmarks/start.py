@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.service import Service, command_line, descendants, started
+from tests.service import Service, command_line, descendants, pss, started
 
 TICK = os.sysconf("SC_CLK_TCK")
 EVERY = 0.05  # seconds between looks
@@ -128,15 +128,6 @@ def cpu_seconds(pid: int) -> float | None:
     except OSError:
         return None
     return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def pss(pid: int) -> float:
-    """MiB of a process, its share of shared pages included."""
-    try:
-        text = (Path("/proc") / str(pid) / "smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def table(start: Start) -> Iterator[str]:

@@ -156,6 +156,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def pss(pid: int) -> float:
+    """MiB of a process, its share of shared pages included; 0 for one that is gone."""
+    try:
+        text = (Path("/proc") / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
+
+
 def descendants(pid: int) -> list[int]:
     """Every process below one."""
     children: dict[int, list[int]] = {}

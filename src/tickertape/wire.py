@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
 
+from starlette.datastructures import Headers
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tickertape import failures
 from tickertape.errors import CallerError
+from tickertape.frame import request_id
 
 OFFER = re.compile(rb"(?<=\r\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
 UNKNOWN = b"x-offer"  # a header's name that means nothing, as long as the one it replaces
@@ -98,7 +99,7 @@ def refusal() -> bytes:
         "HTTP/1.1 400 Bad Request",
         "content-type: application/json",
         f"content-length: {len(body)}",
-        f"x-request-id: req_{secrets.token_hex(12)}",
+        f"x-request-id: {request_id(Headers())}",
         "x-content-type-options: nosniff",
         "connection: close",
     )

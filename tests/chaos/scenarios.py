@@ -26,7 +26,7 @@ from tests.audio_factory import LONG, encode, speech
 from tests.chaos.flood import Flood
 from tests.chaos.mutants import sent
 from tests.harmful import holds
-from tests.service import Clients, Service, calls, expected_text, free_port, sound, started, wait_until_ready
+from tests.service import Clients, Service, calls, expected_text, free_port, pss, sound, started, wait_until_ready
 from tests.slow import HANG, POISON
 
 ENGINE, API, PROXY, CONTROLLER = "engine-slow", "tickertape:tickertape", "ProxyActor", "ServeController"
@@ -431,8 +431,7 @@ def files(service: Service) -> int:
 
 def memory(service: Service) -> int:
     """MiB of the service's own replicas and proxy, shared pages counted once."""
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in serving(service)]
-    return sum(int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("Pss:")) // 1024
+    return round(sum(map(pss, serving(service))))
 
 
 def serving(service: Service) -> list[int]:
