@@ -12,7 +12,7 @@ import tempfile
 import time
 import wave
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 180.0  # for a busy machine; a quiet one takes a tenth
 STOP_SECONDS = 60.0
 SHORT = wav(1.0)
+Post = Callable[..., httpx.Response]
 
 
 @dataclass
@@ -49,12 +50,13 @@ class Service:
         """A request without a body."""
         return httpx.get(self.url + path, timeout=60, **options)  # type: ignore[arg-type]
 
-    def transcribe(self, audio: bytes = SHORT, *, timeout: float = 120, **form: str) -> httpx.Response:
-        """A recording's text."""
+    def transcribe(
+        self, audio: bytes = SHORT, *, timeout: float = 120, post: Post = httpx.post, **form: str
+    ) -> httpx.Response:
+        """A recording's text, over a connection of its own unless `post` is the method of a client that keeps some."""
         fields = {"model": "whisper-1", **form}
-        return httpx.post(
-            f"{self.url}/v1/audio/transcriptions", files={"file": ("a.wav", audio)}, data=fields, timeout=timeout
-        )
+        url = f"{self.url}/v1/audio/transcriptions"
+        return post(url, files={"file": ("a.wav", audio)}, data=fields, timeout=timeout)
 
     def terminate(self) -> int:
         """Send SIGTERM and wait; the exit code."""
