@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from pydantic import ValidationError
 
 from tickertape import cli, telemetry
 from tickertape.errors import OptionError
@@ -372,14 +374,6 @@ def test_smoke_tests_tell_apart(service: str) -> None:
 
 # ---- KubeRay ----
 
-# Fields of KubeRay's RayService (ray.io/v1), as of its release 1.7; its schema is in no package that we could keep.
-RAY_SERVICE = {"serveConfigV2", "rayClusterConfig", "excludeHeadPodFromServeSvc"}
-RAY_CLUSTER = {
-    "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs",
-}  # fmt: skip
-AUTOSCALER = {"upscalingMode", "idleTimeoutSeconds", "securityContext"}
-GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-
 
 @pytest.mark.parametrize("wanted", [CLUSTER, FULL_CLUSTER], ids=["plain", "full"])
 def test_kubernetes_objects_follow_their_schemas(wanted: KubeRay) -> None:
@@ -394,17 +388,63 @@ def test_kubernetes_objects_follow_their_schemas(wanted: KubeRay) -> None:
         validate(pod, "1.31", strict=True)
 
 
-def test_the_ray_service_has_known_fields() -> None:
-    """The RayService holds only fields that KubeRay knows, where it knows them."""
-    spec = _ray_service(FULL_CLUSTER)["spec"]
-    cluster = spec["rayClusterConfig"]
-    assert spec.keys() <= RAY_SERVICE
-    assert cluster.keys() <= RAY_CLUSTER
-    assert cluster["autoscalerOptions"].keys() <= AUTOSCALER
-    assert all(group.keys() == GROUP for group in cluster["workerGroupSpecs"])
-    assert all(
-        isinstance(value, str) for group in cluster["workerGroupSpecs"] for value in group["rayStartParams"].values()
-    )
+@pytest.mark.parametrize("wanted", [CLUSTER, FULL_CLUSTER], ids=["plain", "full"])
+def test_the_ray_service_follows_its_definition(wanted: KubeRay) -> None:
+    """KubeRay knows every field, with its type, and misses none; its operator's rules are kept."""
+    pytest.importorskip("kubernetes_validate")
+    from tests.kuberay import RayService
+
+    RayService.model_validate(_ray_service(wanted))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("kind", "RayJob"),
+        ("metadata.name", "t" * 48),
+        ("spec.excludeHeadPodFromServeSvc", "yes"),
+        ("spec.serveConfigV2", {}),
+        ("spec.serveConfig", ""),
+        ("spec.upgradeStrategy", {"type": "Recreate"}),
+        ("spec.rayClusterConfig.headGroupSpec", None),
+        ("spec.rayClusterConfig.rayVersion", "2.51.1"),
+        ("spec.rayClusterConfig.authOptions.mode", "password"),
+        ("spec.rayClusterConfig.autoscalerOptions.upscalingMode", "Fast"),
+        ("spec.rayClusterConfig.autoscalerOptions.idleTimeout", 60),
+        ("spec.rayClusterConfig.autoscalerOptions.securityContext.runAsUser", "root"),
+        ("spec.rayClusterConfig.headGroupSpec.rayStartParams.num-cpus", 0),
+        ("spec.rayClusterConfig.headGroupSpec.rayStartParams.labels", "a=b"),
+        ("spec.rayClusterConfig.headGroupSpec.resources", {"CPU": "0"}),
+        ("spec.rayClusterConfig.headGroupSpec.template.spec.containers", []),
+        ("spec.rayClusterConfig.workerGroupSpecs.0.maxReplicas", None),
+        ("spec.rayClusterConfig.workerGroupSpecs.0.replica", 1),
+        ("spec.rayClusterConfig.workerGroupSpecs.1.template.spec.container", []),
+        ("spec.rayClusterConfig.workerGroupSpecs.1.template.spec.containers.0.ports.0.containerPort", "http"),
+    ],
+)
+def test_the_definition_finds_mistakes(place: str, value: Any) -> None:
+    """Each of these is refused, and by itself: everything else in the document is right."""
+    pytest.importorskip("kubernetes_validate")
+    from tests.kuberay import RayService
+
+    document = copy.deepcopy(_ray_service(CLUSTER))
+    *path, last = place.split(".")
+    inner: Any = document
+    for step in path:
+        inner = inner[int(step) if isinstance(inner, list) else step]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    with pytest.raises(ValidationError):
+        RayService.model_validate(document)
+
+
+def test_a_name_that_kuberay_would_refuse_is_refused() -> None:
+    """KubeRay adds to the name; what becomes too long by that is found before anything is written."""
+    KubeRay(namespace="speech", image="registry.example/tickertape:1", name="t" * 47)
+    with pytest.raises(OptionError, match="47"):
+        KubeRay(namespace="speech", image="registry.example/tickertape:1", name="t" * 48)
 
 
 @pytest.mark.parametrize("wanted", [CLUSTER, FULL_CLUSTER], ids=["plain", "full"])

@@ -27,6 +27,7 @@ from tickertape.tools.manifests import checked_name, dumped, memory_bytes, to_ya
 FILE = "kuberay.yaml"
 PORT, DASHBOARD, AGENT, GCS = 8080, 8265, 52365, 6379
 USER = 65532  # the user of the image
+NAME = 47  # characters at most: KubeRay adds 6 for a cluster's name and 10 for its service's, of 63
 INGRESS = "tickertape_ingress"  # Ray's name for a place that only ingress pods have
 MODELS, CLAIM, KEYS = "/srv/models", "/srv/claim", "/etc/tickertape"  # folders in the containers
 IDLE_SECONDS = 300  # before an engine's pod is given back
@@ -71,7 +72,7 @@ class KubeRay:
     def __post_init__(self) -> None:
         """Check what belongs together."""
         checked_name(self.namespace, "namespace")
-        checked_name(self.name, "name")
+        checked_name(self.name, "name", NAME)
         memory_bytes(self.memory, "memory")
         if self.claim and self.model.startswith("/"):
             raise OptionError("With --claim, --model names the folder in the claim.", "model")

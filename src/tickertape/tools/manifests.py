@@ -57,8 +57,8 @@ def memory_bytes(quantity: str, option: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def checked_name(name: str, option: str) -> str:
+def checked_name(name: str, option: str, most: int = 63) -> str:
     """A name as Kubernetes and Google Cloud allow it: at most 63 small letters, digits and dashes, a letter first."""
-    if not _NAME.fullmatch(name):
-        raise OptionError(f"--{option} takes small letters, digits and dashes, a letter first.", option)
+    if not _NAME.fullmatch(name) or len(name) > most:
+        raise OptionError(f"--{option} takes up to {most} small letters, digits and dashes, a letter first.", option)
     return name
