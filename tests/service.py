@@ -29,6 +29,7 @@ from tickertape.types import SAMPLE_RATE
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 180.0  # for a busy machine; a quiet one takes a tenth
 STOP_SECONDS = 60.0
+PATIENCE = 120.0
 SHORT = wav(1.0)
 Post = Callable[..., httpx.Response]
 
@@ -119,6 +120,14 @@ def started(
             yield service
         finally:
             stop(service)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """At most as long as a busy machine takes."""
+    ending = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ending
+        time.sleep(0.02)
 
 
 def wait_until_ready(service: Service, seconds: float = START_SECONDS) -> float:

@@ -11,8 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service import Service, calls, expected_text, sound, started
+from tests.service import Service, calls, expected_text, sound, started, wait_for
 from tickertape import keys
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -102,14 +101,6 @@ def left(service: Service, secret: str) -> None:
             data={"model": "slow", "prompt": WORD, "vad": "false", "language": "en"},
             headers={"authorization": f"Bearer {secret}"},
         )
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """At most as long as a busy machine takes."""
-    ending = time.monotonic() + 120
-    while not condition() and time.monotonic() < ending:
-        time.sleep(0.05)
-    assert condition()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are read from Linux's /proc")

@@ -24,7 +24,7 @@ import tickertape
 from tests.checkpoint_factory import make_checkpoint
 from tests.chromium import EXAMPLES, Page, driver
 from tests.ray_head import ray_head
-from tests.service import ROOT, Service, calls, expected_text, sound, started, wait_until_ready, wave_file
+from tests.service import ROOT, Service, calls, expected_text, sound, started, wait_for, wait_until_ready, wave_file
 from tests.slow import HANG, POISON, text
 from tickertape import windows
 from tickertape.audio import decode
@@ -126,6 +126,7 @@ class TestService:
     def test_everything_is_on_one_port(self, service: Service) -> None:
         """The page and the routes for operators are reachable beside the API."""
         paths = ["/", "/healthz", "/readyz", "/metrics", "/version", "/docs", "/openapi.json", "/v1/models"]
+        wait_for(lambda: service.get("/").status_code != 503)  # the page comes last
         found = {path: service.get(path, follow_redirects=True).status_code for path in paths}
         assert dict.fromkeys(paths, 200) == found
 
@@ -334,6 +335,19 @@ def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -
     page.upload(tmp_path / "empty.txt")
     assert page.until(lambda: page.at("error").text)
     assert any('"endpoint":"page","status":200' in line for line in slow.lines)
+
+
+@pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
+def test_the_page_comes_after_the_api(driver: Any) -> None:
+    """Without Ray the API is ready first: a browser that comes early waits for the page, and then the page works."""
+    with started("--no-ray", "--model", f"first={DEMO}") as service:
+        page = Page(driver, service.url)
+        page.open()
+        page.upload(EXAMPLE)
+        assert page.done()
+        told = [line for line in service.lines if '"listening"' in line or '"the page is there"' in line]
+        assert ["listening" in line for line in told] == [True, False]
+        assert any('"endpoint":"page","status":200' in line for line in service.lines)
 
 
 def drains(service: Service, requests: int) -> None:

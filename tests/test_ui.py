@@ -7,8 +7,7 @@ import json
 import re
 import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
+from tests.service import wait_for
 from tickertape import keys, ui
 from tickertape.api import create_app
 from tickertape.errors import EngineFailed
@@ -51,9 +51,13 @@ class House:
         return asyncio.run(inside())
 
     def within(self) -> FastAPI:
+        app: FastAPI = ui.mount(self.bare())
+        return app
+
+    def bare(self) -> FastAPI:
         settings = Settings(**{"body_limit": MIB, "upload_room": 4 * MIB, "max_audio_seconds": 120, **self.knobs})
         models = {"demo": model("demo", self.engine), "spare": model("spare", translates=False)}
-        return ui.mount(create_app(models, settings, emit=self.lines.append, decoders=decoders()))
+        return create_app(models, settings, emit=self.lines.append, decoders=decoders())
 
 
 @dataclass
@@ -111,6 +115,28 @@ async def test_the_page_needs_nothing_from_elsewhere(shared: Visitor) -> None:
     policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
     assert "'self'" == policy["connect-src"]
     assert "'self'" == policy["default-src"]
+
+
+async def test_the_page_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an application that answers already, `/` asks for patience until Gradio is imported; the rest is there."""
+    gate, imported = threading.Event(), ui.importlib.import_module
+    monkeypatch.setattr(ui.importlib, "import_module", lambda name: gate.wait(60) and imported(name))
+    house = House()
+    app = house.bare()
+    coming = asyncio.ensure_future(ui.mount_late(app))
+    await asyncio.sleep(0)
+    visitor = Visitor(app, house)
+    async with visitor.client() as client:
+        early = await client.get("/")
+        assert (503, "1") == (early.status_code, early.headers["refresh"])
+        assert 200 == (await client.get("/healthz")).status_code
+        gate.set()
+        await coming
+        assert "<title>Tickertape</title>" in (await client.get("/")).text
+        assert 405 == (await client.delete("/healthz")).status_code
+    *_, last = await visitor.ask(wav())
+    assert TEXT == last["text"]
+    await app.state.page.aclose()
 
 
 async def test_the_page_is_what_the_script_expects(shared: Visitor) -> None:
@@ -469,14 +495,6 @@ def opened(gate: threading.Event) -> Iterator[None]:
         yield
     finally:
         gate.set()
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Wait until it is so, at most `PATIENCE`."""
-    until = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def talk(

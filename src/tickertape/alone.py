@@ -11,12 +11,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from tickertape.frame import event_line, to_stdout
+from tickertape.frame import event_line, to_stdout, trace_line
 from tickertape.lines import speak_json
 from tickertape.local import LocalBackend
 from tickertape.pipeline import Model
@@ -40,14 +39,18 @@ async def _serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     waiting = asyncio.ensure_future(stopping.wait())
     opening = asyncio.ensure_future(asyncio.to_thread(open_models, settings))
+    from tickertape.api import create_app  # half a second, meanwhile
+
     await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
         _leave()
-    app = create(opening.result(), settings)
+    app = create_app(opening.result(), settings)
     server = _server(app, settings)
     serving = asyncio.ensure_future(server.serve([listener]))
     to_stdout(event_line("INFO", "listening", host=settings.host, port=listener.getsockname()[1]))
+    page = asyncio.ensure_future(_add_page(app, settings))
     await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    page.cancel()
     drained = await app.state.service.drain()
     to_stdout(event_line("INFO" if drained else "WARNING", "drained" if drained else "the grace ended first"))
     server.should_exit = True
@@ -91,14 +94,19 @@ def open_models(settings: Settings) -> dict[str, Model]:
     return models
 
 
-def create(models: Mapping[str, Model], settings: Settings) -> Any:
-    """The application, with the page."""
-    from tickertape.api import create_app
-    from tickertape.ingress import add_page
+async def _add_page(app: Any, settings: Settings) -> None:
+    """Load the page, if it is wanted; the API answers meanwhile, and also if that fails."""
+    if not settings.page:
+        return
+    try:
+        from tickertape.ui import mount_late
 
-    app = create_app(models, settings)
-    add_page(app)
-    return app
+        await mount_late(app)
+    except Exception as error:  # noqa: BLE001 - whatever Gradio raises
+        to_stdout(trace_line(error, ""))
+        to_stdout(event_line("ERROR", "the page could not be loaded; the API works without"))
+    else:
+        to_stdout(event_line("INFO", "the page is there"))
 
 
 def _server(app: Any, settings: Settings) -> Any:

@@ -1,6 +1,7 @@
 """The page: speak or drop a recording, and read along as it is decoded.
 
-    mount(app)        # beside the API's routes, on the application of `create_app`
+    mount(app)              # beside the API's routes, on the application of `create_app`
+    await mount_late(app)   # on one that answers already
 
 Gradio carries the conversation between browser and pipeline; what one sees is ours (`page/`). A recording goes into
 memory, to the pipeline in this process, and is forgotten. The ways in which Gradio stores and serves files are shut, so
@@ -10,12 +11,13 @@ nothing touches a disk and no path can be asked for. The browser plays its own c
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from tickertape import failures, formats, orders
 from tickertape.audio import HINT
@@ -65,6 +67,46 @@ def mount(app: Any) -> Any:
 
     Its other routes answer as before.
     """
+    own, page = app.router.lifespan_context, _attach(app)
+
+    @asynccontextmanager
+    async def both(app: Any) -> AsyncIterator[Any]:
+        async with own(app) as state, page(app):
+            yield state
+
+    app.router.lifespan_context = both
+    return app
+
+
+async def mount_late(app: Any) -> None:
+    """Mount the page on an application that answers already, for as long as the process lives.
+
+    Gradio, two seconds of work, is imported in a thread; until it is there `/` says that the page is on its way.
+    """
+    app.add_api_route("/", _soon, methods=["GET"], include_in_schema=False)
+    soon = app.router.routes[-1]
+    try:
+        await asyncio.to_thread(importlib.import_module, "gradio")
+    finally:
+        app.router.routes.remove(soon)
+    page = _attach(app)
+    app.state.page = AsyncExitStack()
+    await app.state.page.enter_async_context(page(app))
+
+
+async def _soon() -> Response:
+    """What browsers show, and ask again a second later."""
+    text = "<!doctype html><title>Tickertape</title><p>The page is loading."
+    return HTMLResponse(text, 503, {"refresh": "1", "retry-after": "1"})
+
+
+@asynccontextmanager
+async def _nothing(app: Any) -> AsyncIterator[None]:  # noqa: ARG001 - a lifespan's signature
+    yield
+
+
+def _attach(app: Any) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+    """Add the page's routes; returns the lifespan of what is behind them, which is the caller's to enter."""
     import gradio as gr
 
     service: Service = app.state.service
@@ -72,6 +114,7 @@ def mount(app: Any) -> Any:
     app.add_api_route("/recordings", desk.receive, methods=["POST"], include_in_schema=False)
     app.add_api_route("/examples/{name}", desk.example, methods=["GET"], include_in_schema=False)
     ours = tuple(app.router.routes)
+    own, app.router.lifespan_context = app.router.lifespan_context, _nothing  # Gradio adds its own to what is there
     blocks = _blocks(desk)
     blocks.has_launched = True  # else Gradio would not check which files may be read
     theme = gr.themes.Base(font=["IBM Plex Sans", "sans-serif"], font_mono=["IBM Plex Mono", "monospace"])
@@ -83,7 +126,8 @@ def mount(app: Any) -> Any:
     head = f"{_asset('head.html')}<style>{_asset('page.css')}</style>"  # Gradio's own way rewrites the rules
     mounted: Any = app.router.routes[-1]
     mounted.app = Gate(mounted.app, ours, head.encode())
-    return app
+    page, app.router.lifespan_context = app.router.lifespan_context, own
+    return page  # type: ignore[no-any-return]
 
 
 def _blocks(desk: Desk) -> Any:
