@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -58,6 +59,11 @@ class Service:
         fields = {"model": "whisper-1", **form}
         url = f"{self.url}/v1/audio/transcriptions"
         return post(url, files={"file": ("a.wav", audio)}, data=fields, timeout=timeout)
+
+    def inside(self) -> int:
+        """Requests being answered, by the service's own count."""
+        lines = self.get("/metrics").text.splitlines()
+        return int(sum(float(line.split()[1]) for line in lines if line.startswith("tickertape_requests_in_flight ")))
 
     def terminate(self) -> int:
         """Send SIGTERM and wait; the exit code."""
@@ -161,10 +167,12 @@ def stop(service: Service) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and which the system gives to nobody who asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def pss(pid: int) -> float:

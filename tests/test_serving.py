@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,15 @@ class TestService:
         """SIGTERM ends an idle service with exit code 0; its processes and folders are gone."""
         below = service.children()
         assert 0 == service.terminate()
-        assert [] == [pid for pid in below if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+        wait_for(lambda: not any(map(lives, below)))
         assert [] == [str(folder) for folder in Path("/tmp").glob(f"tickertape-{service.process.pid}-*")]  # noqa: S108
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and more of it than its exit code."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +222,10 @@ def ask(slow: Service, pool: ThreadPoolExecutor, recordings: list[bytes]) -> lis
 
 def test_a_long_recording_fans_out(slow: Service, folder: Path) -> None:
     """The windows of one recording go to both engines, each to one of them, and their texts come in order."""
+    wait_for(lambda: len(slow.children(ENGINES)) == len(list(folder.iterdir())) == 2)
     step = WINDOW_SAMPLES - PLAIN_OVERLAP
-    samples = np.frombuffer(sound(1, seconds=100.0)[44:], "<i2").copy()
-    numbers = range(601, 605)
+    samples = np.frombuffer(sound(1, seconds=500.0)[44:], "<i2").copy()
+    numbers = range(601, 619)  # more than are under way at once
     samples[: len(numbers) * step : step] = numbers  # the first of each window, which the engine notes down
     answer = slow.transcribe(wave_file(samples.tobytes()), vad="false", language="en")
     expected = [text(window) for window in windows.plain(samples.astype(np.float32) / 32768)]
@@ -228,17 +237,31 @@ def test_a_long_recording_fans_out(slow: Service, folder: Path) -> None:
     assert 2 == len([share for share in heard if share])
 
 
+def called(folder: Path) -> dict[int, int]:
+    """How many calls each engine has begun, by its process."""
+    return {int(path.name): len(path.read_text().splitlines()) for path in folder.iterdir()}
+
+
+def just_begun(folder: Path) -> int:
+    """The process of an engine that has begun a call within the last moment."""
+    then = called(folder)
+    found: list[int] = []
+    wait_for(lambda: found.extend(pid for pid, count in called(folder).items() if count > then.get(pid, 0)) or found)
+    return found[0]
+
+
 def test_a_killed_engine_loses_nothing(slow: Service, folder: Path) -> None:
     """An engine of two is killed under load: every request is answered with its own text, decoded twice at most."""
     recordings = [sound(number) for number in range(1, 61)]
+    before = called(folder)
     with ThreadPoolExecutor(60) as pool:
         asked = ask(slow, pool, recordings)
-        time.sleep(0.8)
-        os.kill(slow.children(ENGINES)[0], signal.SIGKILL)
+        wait_for(lambda: sum(called(folder).values()) >= sum(before.values()) + 4)
+        os.kill(just_begun(folder), signal.SIGKILL)
         answers = [each.result() for each in asked]
     assert [200] * 60 == [answer.status_code for answer in answers]
     assert [expected_text(each) for each in recordings] == [answer.json()["text"] for answer in answers]
-    assert any("an engine died" in line for line in slow.lines)
+    wait_for(lambda: any("an engine died" in line for line in slow.lines))
     decoded = [number for call in calls(folder) for number in call]
     assert {1, 2} >= {decoded.count(number) for number in range(1, 61)}
 
@@ -277,7 +300,7 @@ def test_a_hung_engine_is_replaced(slow: Service) -> None:
 async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -> None:
     """Requests whose clients left while they waited never reach an engine."""
     wait_until_ready(slow)
-    numbers = range(301, 341)
+    numbers = range(301, 401)  # more than the engines can begin in a second
     async with httpx.AsyncClient(timeout=30) as client:
 
         async def leave(number: int) -> None:
@@ -292,6 +315,7 @@ async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -
                 return
 
         await asyncio.gather(*map(leave, numbers))
+    await asyncio.to_thread(wait_for, lambda: slow.inside() == 0)
     await asyncio.sleep(1.0)
     seen = len([number for call in calls(folder) for number in call if number in numbers])
     await asyncio.sleep(1.0)
@@ -320,7 +344,7 @@ def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -
     page.run("window.news = []; tickertape.addEventListener('answer', ({detail}) => news.push(detail))")
     recording = tmp_path / "long.wav"
     clip = decode(EXAMPLES / "lost-card.flac").samples[0]
-    recording.write_bytes(wave_file((np.tile(clip, 24) * 32767).astype("<i2").tobytes()))
+    recording.write_bytes(wave_file((np.tile(clip, 72) * 32767).astype("<i2").tobytes()))
     page.upload(recording)
     texts = page.done()
     assert len(texts) > 2
@@ -334,7 +358,7 @@ def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -
     (tmp_path / "empty.txt").write_text("no sound\n" * 10)
     page.upload(tmp_path / "empty.txt")
     assert page.until(lambda: page.at("error").text)
-    assert any('"endpoint":"page","status":200' in line for line in slow.lines)
+    wait_for(lambda: any('"endpoint":"page","status":200' in line for line in slow.lines))
 
 
 @pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
@@ -347,17 +371,19 @@ def test_the_page_comes_after_the_api(driver: Any) -> None:
         assert page.done()
         told = [line for line in service.lines if '"listening"' in line or '"the page is there"' in line]
         assert ["listening" in line for line in told] == [True, False]
-        assert any('"endpoint":"page","status":200' in line for line in service.lines)
+        wait_for(lambda: any('"endpoint":"page","status":200' in line for line in service.lines))
 
 
-def drains(service: Service, requests: int) -> None:
-    """SIGTERM while requests are being answered and new ones arrive."""
-    with ThreadPoolExecutor(requests) as pool:
-        asked = ask(service, pool, [sound(number, seconds=5.0) for number in range(401, 401 + requests)])
-        time.sleep(1.5)
+def drains(service: Service, requests: int, seconds: float) -> None:
+    """SIGTERM while requests, each of so many seconds of audio, are being answered and new ones arrive."""
+    recordings = [sound(number, seconds=seconds) for number in range(401, 401 + requests)]
+    with httpx.Client() as client, ThreadPoolExecutor(requests) as pool:
+        asked = [pool.submit(service.transcribe, each, post=client.post, vad="false") for each in recordings]
+        wait_for(lambda: sum(each.done() for each in asked) + service.inside() >= requests)
+        assert not all(each.done() for each in asked)
         service.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
-        while (ready := service.get("/readyz")).status_code == 200 and time.monotonic() < signalled + 10:
+        while (ready := service.get("/readyz")).status_code == 200 and time.monotonic() < signalled + 60:
             time.sleep(0.02)
         late = service.transcribe()
         assert (503, "shutting_down") == (ready.status_code, ready.json()["error"]["code"])
@@ -370,7 +396,7 @@ def drains(service: Service, requests: int) -> None:
 def test_it_drains(slow: Service) -> None:
     """On SIGTERM readiness turns red, new work is refused in JSON, accepted work is finished, the exit code 0."""
     wait_until_ready(slow)
-    drains(slow, 20)
+    drains(slow, 20, 100.0)
 
 
 def test_it_drains_without_ray(tmp_path: Path) -> None:
@@ -386,7 +412,7 @@ def test_it_drains_without_ray(tmp_path: Path) -> None:
         "2",
     ]
     with started(*flags) as service:
-        drains(service, 10)
+        drains(service, 10, 5.0)
 
 
 def outlasts(service: Service) -> None:
@@ -396,7 +422,8 @@ def outlasts(service: Service) -> None:
         whole = pool.submit(service.transcribe, sound(501, seconds=100.0), **endless)
         stream = pool.submit(service.transcribe, sound(502, seconds=100.0), stream="true", **endless)
         half = pool.submit(half_uploaded, service)
-        time.sleep(3.0)
+        wait_for(lambda: service.inside() == 3)
+        time.sleep(3.0)  # the stream has begun, with a heartbeat
         service.process.send_signal(signal.SIGTERM)
         answer, streamed, uploading = whole.result(), stream.result(), half.result()
     assert (503, "shutting_down") == (answer.status_code, answer.json()["error"]["code"])

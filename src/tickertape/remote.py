@@ -12,12 +12,14 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tickertape.errors import DeadlineExceeded, DecodeError, EngineFailed, HarmfulAudio, Overloaded
 from tickertape.frame import Emit, event_line, to_stdout
 from tickertape.local import due
 from tickertape.types import Decoded, Options, Window
+
+T = TypeVar("T")
 
 SHARE = 0.1  # of all windows may be decoded a second time, in the long run
 RESERVE = 256.0  # windows that may be decoded again at once: what a replica that dies had accepted
@@ -80,6 +82,31 @@ class Budget:
         return True
 
 
+class Parcel:
+    """Something on its way to a replica, where it arrives unpacked; empty when the block around it ends.
+
+    Ray's books keep the arguments of a call that was cancelled until the garbage collector comes by. They keep this.
+    """
+
+    def __init__(self, content: object) -> None:
+        self._content: object = content
+
+    def __enter__(self) -> Parcel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._content = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._content is None:
+            raise asyncio.CancelledError
+        return _unpacked, (self._content,)
+
+
+def _unpacked(content: T) -> T:
+    return content
+
+
 class RayBackend:
     """A `Backend` over the handle of an engine deployment.
 
@@ -132,12 +159,13 @@ class RayBackend:
         return await self._ask_alone(window, options)
 
     async def _ask(self, window: Window, options: Options) -> Decoded | DecodeError:
-        response = self._handle.decode.remote(window, options)
-        try:
-            return await response  # type: ignore[no-any-return]
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+        with Parcel(window) as sound, Parcel(options) as wish:
+            response = self._handle.decode.remote(sound, wish)
+            try:
+                return await response  # type: ignore[no-any-return]
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
 
     async def _ask_alone(self, window: Window, options: Options) -> Decoded | DecodeError:
         """Ask for a window that may have killed its engine; it gets the blame only for an engine that it had alone."""
@@ -159,13 +187,14 @@ class RayBackend:
         return EngineFailed("Too many engines died to decode this recording.")
 
     async def _stream(self, window: Window, options: Options) -> AsyncGenerator[Decoded | DecodeError | None, None]:
-        response = self._handle.options(stream=True).decode_alone.remote(window, options)
-        try:
-            async for outcome in response:
-                yield outcome
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
+        with Parcel(window) as sound, Parcel(options) as wish:
+            response = self._handle.options(stream=True).decode_alone.remote(sound, wish)
+            try:
+                async for outcome in response:
+                    yield outcome
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
 
 
 def _died(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from tickertape.roster import open_engine
 from tickertape.settings import Settings
 from tickertape.types import Decoded, Engine, Options, Window
 
-WARNED = 0.1  # seconds from telling that a suspect begins until it does: the news is out before the process can die
+WARNED = 0.2  # seconds from telling that a suspect begins until it does: the news is out before the process can die
 
 
 def stay_home() -> None:

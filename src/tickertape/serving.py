@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -45,6 +46,7 @@ ENVIRONMENT = {  # of Ray's processes, unless whoever starts us knows better
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # our lines are JSON; a prefix would break them
     "RAY_DEDUP_LOGS": "0",
+    "RAY_FLUSH_DRIVER_LOGS": "1",  # else lines wait until 8 KiB have come together
     "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "GRPC_VERBOSITY": "ERROR",
@@ -110,7 +112,16 @@ def ray_for(settings: Settings, models: int) -> Iterator[None]:
             _delete()
         ray.shutdown()
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(Path(folder))
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's folder, into which processes that are about to end may write once more."""
+    for _ in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _join(address: str) -> None:

@@ -333,14 +333,15 @@ class Visit:
         leaving = asyncio.ensure_future(_disconnected(self._receive))
         remaining = max(0.0, self._deadline - time.time())
         try:
-            done, _ = await asyncio.wait({working, leaving}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
-            if working in done:
+            await asyncio.wait({working, leaving}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
                 return working.result()
-            raise ClientGone("The client left.") if done else DeadlineExceeded("The request took too long.")
+            raise ClientGone("The client left.") if leaving.done() else DeadlineExceeded("The request took too long.")
         finally:
             working.cancel()
             leaving.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
+            del working  # its error's frames hold the recording, and Ray holds this frame if the client has left
 
 
 def render(order: Order, transcript: Transcript) -> Answer:
