@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import json
 import threading
 import time
@@ -24,6 +25,7 @@ from starlette.responses import PlainTextResponse
 from tests.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
 from tickertape import keys
 from tickertape.api import create_app
+from tickertape.audio import Limits
 from tickertape.errors import DecodeError, EngineFailed
 from tickertape.orders import CODES
 from tickertape.pipeline import Detect, Model
@@ -747,7 +749,7 @@ async def test_no_recording_waits_for_the_collector(
 ) -> None:
     """The samples of a request are let go with its answer, whatever that is."""
     engine = FakeEngine(failure=failure)
-    with recordings_held() as (detect, gone):
+    with recordings_held() as (detect, gone, _):
         api = caller(None, {"demo": model("demo", engine, detect=detect)})
         async with api.client:
             assert status == (await api.ask(fields)).status_code
@@ -759,22 +761,26 @@ async def test_no_recording_waits_for_the_collector(
 def test_no_recording_is_kept_of_who_leaves(timeout: float, fields: dict[str, str]) -> None:
     """The samples of a client that left, and of a request whose time was up, are let go at once, too."""
     engine = FakeEngine(gate=threading.Event())
-    with recordings_held() as (detect, gone):
+    with recordings_held() as (detect, gone, held):
         app = create_app(
             {"demo": model("demo", engine, detect=detect)}, small(request_timeout=timeout), emit=lambda _: None,
             decoders=decoders(),
         )  # fmt: skip
         with Serving(app) as url, httpx.Client(base_url=url, timeout=60 if timeout == 1 else 1) as client:
-            with suppress(httpx.ReadTimeout):
-                client.post(URL, data={"model": "demo", **fields}, files={"file": ("a.wav", wav())})
+            for _ in range(60):  # on a busy machine a second may pass before its recording is looked at
+                asyncio.run(decoders().decode(io.BytesIO(wav()), limits=Limits()))  # a process waits for it
+                with suppress(httpx.TimeoutException):
+                    client.post(URL, data={"model": "demo", **fields}, files={"file": ("a.wav", wav())})
+                if held:
+                    break
             client.close()
             engine.gate.set()
             assert gone()
 
 
 @contextmanager
-def recordings_held() -> Iterator[tuple[Detect, Callable[[], bool]]]:
-    """A speech detector, and whether the samples that it saw are gone within a minute, without the collector."""
+def recordings_held() -> Iterator[tuple[Detect, Callable[[], bool], list[weakref.ref[Any]]]]:
+    """A speech detector, whether the samples that it saw are gone within a minute without the collector, and those."""
     held: list[weakref.ref[Any]] = []
 
     def detect(samples: Samples) -> list[Span]:
@@ -790,7 +796,7 @@ def recordings_held() -> Iterator[tuple[Detect, Callable[[], bool]]]:
     gc.collect()
     gc.disable()
     try:
-        yield detect, gone
+        yield detect, gone, held
     finally:
         gc.enable()
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.fakes import TEXT, FakeEngine, Serving, model, wav
 from tests.test_api import END, MODEL, SOUND, Caller, caller, part, refusal, small
-from tests.test_server import KIND, PATIENCE, URL, House, code, form, request, status
+from tests.test_server import KIND, PATIENCE, URL, House, code, everything, form, request, status
 from tickertape import keys
 from tickertape.api import create_app
 from tickertape.keys import Keyring
@@ -365,21 +365,22 @@ async def test_row_66_a_head_that_does_not_come_ends_the_connection(begun: bytes
 async def test_row_66_headers_that_trickle_end_the_connection() -> None:
     """A header now and then does not keep a connection: the clock runs from a head's beginning."""
     with House(keep_alive=1) as house:
-        connection = await house.connect()
-        connection[1].write(HEAD)
-        ending = asyncio.create_task(ended(connection))
+        reader, writer = await house.connect()
+        writer.write(HEAD)
+        ending = asyncio.create_task(asyncio.wait_for(everything(reader), PATIENCE))
         sent = 0
         while not ending.done() and sent < 1000:
-            connection[1].write(b"X-A: b\r\n")
+            writer.write(b"X-A: b\r\n")
             sent += 1
             await asyncio.sleep(0.05)
         assert b"" == await ending
         assert sent < 1000
+        writer.close()
 
 
 async def test_row_66_a_connection_is_kept_between_requests_only_so_long() -> None:
     """After an answer another request is answered; one that does not come, or stops, ends the connection."""
-    with House(keep_alive=2) as house:
+    with House(keep_alive=4) as house:
         for begun in (b"", HEAD):
             connection = await house.connect()
             for _ in range(2):
@@ -391,15 +392,15 @@ async def test_row_66_a_connection_is_kept_between_requests_only_so_long() -> No
 
 async def test_row_66_work_is_not_idleness() -> None:
     """A request that takes longer than a connection may be idle is answered, and so is an upload that does."""
-    with House(keep_alive=1) as house:
+    with House(keep_alive=4) as house:
         house.engine.gate = threading.Event()
         body = form()
         reader, writer = await house.connect()
         writer.write(request(body)[: -len(body)] + body[:5000])
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(5)
         writer.write(body[5000:])
         await asyncio.to_thread(house.engine.begun.wait, PATIENCE)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(5)
         house.engine.gate.set()
         assert 200 == status(await ended((reader, writer)))
 

@@ -396,6 +396,7 @@ def test_ctrl_c_leaves_whole_files_only(real: tuple[list[str], dict[str, str], P
     with subprocess.Popen(
         [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=_hear_interrupts,  # noqa: PLW1509 - nothing but a signal's handling is set
+        pipesize=4096,  # holds less than it tells: it waits to be read, and cannot end before it is interrupted
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None

@@ -23,6 +23,7 @@ from tickertape.settings import Settings
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "api.md"
 SOUND = wav(0.2)
+PATIENCE = 120.0  # seconds for an answer: the first upload starts a process that decodes
 
 
 def app() -> Any:
@@ -36,6 +37,7 @@ def url() -> Iterator[str]:
 
 
 schema = schemathesis.openapi.from_dict(app().openapi())
+schema.config.update(request_timeout=PATIENCE)
 bounded = settings(
     max_examples=50,
     phases=[Phase.explicit, Phase.generate],

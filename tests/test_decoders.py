@@ -194,6 +194,7 @@ async def test_a_process_that_is_killed_costs_nobody_a_recording(tmp_path: Path)
     """What somebody else has killed is replaced, and the recording it had is decoded all the same."""
     with opened(1) as told:
         task = await begun(told, ONCE + os.fsencode(tmp_path / "seen") + b"\n" + wav(2.0))
+        await asyncio.to_thread(eventually, (tmp_path / "seen").exists)
         for pid in workers():
             os.kill(pid, signal.SIGKILL)
         assert 2.0 == (await task).seconds

@@ -105,7 +105,8 @@ async def test_at_most_so_many_windows_are_under_way() -> None:
     seconds = [window.start // SAMPLE_RATE for window in plan(audio(300), every_ten_seconds, trimmed=True)]
     backend = FakeBackend(held={second: asyncio.Event() for second in seconds})
     task = asyncio.ensure_future(collect(audio(300), backend, in_flight=3))
-    for _ in range(50):
+    await backend.reached(3)
+    for _ in range(50):  # in which a fourth could come
         await asyncio.sleep(0.002)
     assert 3 == len(backend.heard)
     for event in backend.held.values():

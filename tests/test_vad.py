@@ -177,7 +177,7 @@ def test_other_threads_run_meanwhile(detector: SpeechDetector) -> None:
     counter = threading.Thread(target=count)
     try:
         counter.start()
-        detector.probabilities(silence(120))
+        detector.probabilities(silence(600))
     finally:
         done.set()
         counter.join()

@@ -49,8 +49,9 @@ class Prompter:
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """One segment a window, its words spread evenly."""
         self.asked += options
-        if self.gate is not None and windows[0].start >= self.held_from:
-            self.gate.wait(PATIENCE)
+        gate = self.gate
+        if gate is not None and windows[0].start >= self.held_from:
+            gate.wait(PATIENCE)
         return [self._say(window, wish) for window, wish in zip(windows, options, strict=True)]
 
     def _say(self, window: Window, wish: Options) -> Decoded:
