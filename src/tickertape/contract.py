@@ -247,7 +247,7 @@ _AUDIO_ANSWER: Json = {
         },
         "text/plain": {"schema": {"type": "string"}, "example": "Good morning.\n"},
         "text/event-stream": {
-            "schema": {"type": "string"},
+            "schema": {"description": "Server-sent events; the data of each is a JSON object with a `type`."},
             "example": 'data: {"type": "transcript.text.delta", "delta": "Good morning."}\n\n',
         },
     },
