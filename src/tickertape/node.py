@@ -30,6 +30,7 @@ ENVIRONMENT = {  # of the node's processes
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on these systems: every port on loopback, whatever the system
     "AUTOSCALER_METRIC_PORT": "0",  # free ones, so that two services can run on one machine
     "DASHBOARD_METRIC_PORT": "0",
+    "RAY_local_fs_capacity_threshold": "1.0",  # a disk that fills up is not our business: nothing is spilled to it
     "RAY_gcs_server_port_wait_time_s": str(PATIENCE),
     "RAY_agent_register_timeout_ms": str(1000 * PATIENCE),
     "RAY_worker_register_timeout_seconds": str(PATIENCE),
