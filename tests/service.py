@@ -32,6 +32,7 @@ START_SECONDS = 180.0  # for a busy machine; a quiet one takes a tenth
 STOP_SECONDS = 60.0
 PATIENCE = 120.0
 SHORT = wav(1.0)
+GIVEN: set[int] = set()  # ports
 Post = Callable[..., httpx.Response]
 
 
@@ -167,11 +168,14 @@ def stop(service: Service) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and which the system gives to nobody who asks for any."""
+    """A port that nobody listens on, was not given before, and which the system gives to nobody who asks for any."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_768)
+        if port in GIVEN:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            GIVEN.add(port)
             return port
 
 

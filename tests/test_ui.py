@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import re
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -119,8 +121,9 @@ async def test_the_page_needs_nothing_from_elsewhere(shared: Visitor) -> None:
 
 async def test_the_page_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """On an application that answers already, `/` asks for patience until Gradio is imported; the rest is there."""
-    gate, imported = threading.Event(), ui.importlib.import_module
-    monkeypatch.setattr(ui.importlib, "import_module", lambda name: gate.wait(60) and imported(name))
+    gate, imported = threading.Event(), importlib.import_module
+    patient = SimpleNamespace(import_module=lambda name: gate.wait(60) and imported(name))
+    monkeypatch.setattr(ui, "importlib", patient)
     house = House()
     app = house.bare()
     coming = asyncio.ensure_future(ui.mount_late(app))

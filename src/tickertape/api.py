@@ -7,7 +7,7 @@ what takes long runs in threads or in the engine, never in the event loop; what 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,7 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        async with lifespan(app) if lifespan else _nothing():
+        async with lifespan(app) if lifespan else nullcontext():
             yield
         service.close()
 
@@ -167,8 +167,3 @@ def _document(app: FastAPI) -> dict[str, Any]:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         app.openapi_schema = contract.complete(made)
     return app.openapi_schema
-
-
-@asynccontextmanager
-async def _nothing() -> AsyncIterator[None]:
-    yield

@@ -17,7 +17,14 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -100,11 +107,6 @@ async def _soon() -> Response:
     return HTMLResponse(text, 503, {"refresh": "1", "retry-after": "1"})
 
 
-@asynccontextmanager
-async def _nothing(app: Any) -> AsyncIterator[None]:  # noqa: ARG001 - a lifespan's signature
-    yield
-
-
 def _attach(app: Any) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
     """Add the page's routes; returns the lifespan of what is behind them, which is the caller's to enter."""
     import gradio as gr
@@ -114,7 +116,8 @@ def _attach(app: Any) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
     app.add_api_route("/recordings", desk.receive, methods=["POST"], include_in_schema=False)
     app.add_api_route("/examples/{name}", desk.example, methods=["GET"], include_in_schema=False)
     ours = tuple(app.router.routes)
-    own, app.router.lifespan_context = app.router.lifespan_context, _nothing  # Gradio adds its own to what is there
+    own = app.router.lifespan_context
+    app.router.lifespan_context = lambda _: nullcontext()  # to which Gradio adds its own
     blocks = _blocks(desk)
     blocks.has_launched = True  # else Gradio would not check which files may be read
     theme = gr.themes.Base(font=["IBM Plex Sans", "sans-serif"], font_mono=["IBM Plex Mono", "monospace"])

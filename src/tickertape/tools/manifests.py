@@ -58,7 +58,7 @@ def memory_bytes(quantity: str, option: str) -> int:
 
 
 def checked_name(name: str, option: str, most: int = 63) -> str:
-    """A name as Kubernetes and Google Cloud allow it: at most 63 small letters, digits and dashes, a letter first."""
+    """A name as Kubernetes and Google Cloud allow it: `most` small letters, digits and dashes, a letter first."""
     if not _NAME.fullmatch(name) or len(name) > most:
         raise OptionError(f"--{option} takes up to {most} small letters, digits and dashes, a letter first.", option)
     return name
