@@ -22,9 +22,9 @@ MAX_PAUSE_TRIMMED = 1 * SAMPLE_RATE
 OVERLAP = 1 * SAMPLE_RATE  # around a loud cut: longer than nearly every word
 PLAIN_OVERLAP = 2 * SAMPLE_RATE  # around a blind cut, which may fall anywhere: room for a few words on both sides
 
-HOP = SAMPLE_RATE // 100  # 160 samples: energy is looked at every 10 ms
+ENERGY_HOP = SAMPLE_RATE // 100  # 160 samples: energy is looked at every 10 ms
 SMOOTHING = 12  # frames (120 ms): longer than the closure of a plosive, shorter than the pause between two phrases
-QUIET = 0.03  # of the mean energy in the search area (-15 dB): a place under that is a pause, not a soft vowel
+PAUSE_ENERGY = 0.03  # of the mean energy in the search area (-15 dB): a place under that is a pause, not a soft vowel
 REST = 2 * SAMPLE_RATE  # samples to leave for the last piece: no window should hold half a word
 
 
@@ -68,17 +68,17 @@ def _quietest(samples: Samples, stretch: Span, limit: int) -> tuple[int, int]:
     """Where to cut a stretch that is too long, and how many samples to share around that place (none, if quiet)."""
     shared = min(OVERLAP, limit // 4)
     last = min(stretch.start + limit - shared // 2, stretch.end - min(REST, limit // 8))
-    first = min(stretch.start + limit * 2 // 3, last - HOP)
+    first = min(stretch.start + limit * 2 // 3, last - ENERGY_HOP)
     energy = _energy(samples[first:last])
     best = int(np.argmin(energy))
-    quiet = bool(energy[best] <= QUIET * energy.mean())
-    return first + best * HOP + HOP // 2, 0 if quiet else shared
+    quiet = bool(energy[best] <= PAUSE_ENERGY * energy.mean())
+    return first + best * ENERGY_HOP + ENERGY_HOP // 2, 0 if quiet else shared
 
 
 def _energy(samples: Samples) -> NDArray[np.float64]:
     """Energy per 10 ms, smoothed over 120 ms; shape [max(1, n // 160)]."""
-    whole = len(samples) // HOP * HOP
-    frames = (samples[:whole] if whole else samples).reshape(max(whole // HOP, 1), -1).astype(np.float64)
+    whole = len(samples) // ENERGY_HOP * ENERGY_HOP
+    frames = (samples[:whole] if whole else samples).reshape(max(whole // ENERGY_HOP, 1), -1).astype(np.float64)
     energy = np.square(frames).mean(axis=1)
     width = min(SMOOTHING, len(energy))
     padded = np.pad(energy, (width // 2, width - 1 - width // 2), mode="edge")

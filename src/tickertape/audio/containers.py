@@ -1,20 +1,21 @@
-"""What a recording says of itself, read from its first and last bytes before any decoder sees them.
+"""What a recording's headers claim, read from its first and last bytes before FFmpeg opens it.
 
-FFmpeg believes some headers that lie (a wav whose data size is too small) and hides some truths that matter (an Ogg
-file without its last page, an mp3 shorter than its Xing header says). `read_claim` fills that hole for the formats
-concerned and returns an empty claim for the rest. It is pure: bytes in, one value out, no exception for any input.
+FFmpeg trusts some wrong headers (a wav whose data size is too small). It does not report some damage (an Ogg file
+without its last page, an mp3 shorter than its Xing header says). `read_claim` reads those headers and returns an empty
+claim for other formats. It raises no exception for any bytes.
 
 Sources: RIFF/WAVE (Microsoft, 1991), the Xing/LAME and VBRI header descriptions, RFC 3533 (Ogg), RFC 7845 (Opus),
-RFC 9639 (FLAC), Apple's Core Audio Format specification, ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), RFC 9559
-(Matroska), the ASF specification.
+RFC 9639 (FLAC), Apple's Core Audio Format specification, ISO/IEC 14496-12 (MP4), the ASF specification.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from tickertape.audio.fields import DamagedDataError, ReadAt, number, take, unpack
+from tickertape.audio.matroska import is_cut
 
 HEAD_BYTES = 65_536  # enough for every header read here; an Ogg page is at most 65,307 bytes
 MAX_INDEX_BYTES = 64 * 2**20  # an MP4 index above this is refused
@@ -30,8 +31,6 @@ _ASF_PROTECTION = (
 )
 
 _ID3 = re.compile(rb"ID3[\x02-\x04][^\xff].[\x00-\x7f]{4}", re.DOTALL)  # FFmpeg's ff_id3v2_match, for known versions
-
-ReadAt = Callable[[int, int], bytes]  # (offset, count) -> at most count bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def read_claim(read: ReadAt, size: int) -> Claim:
         for offset, magic, reader in readers:
             if head.startswith(magic, offset):
                 return reader(head, read, size)
-    except (struct.error, IndexError, ZeroDivisionError):
+    except DamagedDataError:
         return Claim()
     return Claim()
 
@@ -76,7 +75,7 @@ def _wav(head: bytes, read: ReadAt, size: int) -> Claim:
     tag = channels = rate = byte_rate = bits = 0
     for name, offset, length in _riff_chunks(head, read, size):
         if name == b"fmt ":
-            tag, channels, rate, byte_rate, _, bits = struct.unpack("<HHIIHH", read(offset, 16))
+            tag, channels, rate, byte_rate, _, bits = unpack("<HHIIHH", read(offset, 16))
             if tag in _PCM_TAGS:
                 byte_rate = rate * channels * (bits // 8)
         elif name == b"data":
@@ -119,8 +118,10 @@ def _chunk_follows(read: ReadAt, offset: int, size: int) -> bool:
 
 
 def _flac(head: bytes, _read: ReadAt, _size: int) -> Claim:
-    packed = int.from_bytes(head[18:26], "big")  # 20 bits rate, 3 channels, 5 bits per sample, 36 total samples
+    packed = number(head, 18, 8)  # 20 bits rate, 3 channels, 5 bits per sample, 36 total samples
     rate, total = packed >> 44, packed & (2**36 - 1)
+    if total and not rate:
+        raise DamagedDataError
     return Claim("flac", total / rate if total else None)
 
 
@@ -131,7 +132,7 @@ def _ogg(head: bytes, read: ReadAt, size: int) -> Claim:
         return Claim("ogg")
     last = cut = None
     for page in _ogg_pages(tail):
-        granule, page_serial = struct.unpack("<qI", tail[page + 6 : page + 18])
+        granule, page_serial = unpack("<qI", tail, page + 6)
         if page_serial == serial:
             cut = not tail[page + 5] & 4  # RFC 3533: bit 3 marks the last page of a logical stream
             last = granule if granule >= 0 else last
@@ -144,16 +145,16 @@ def _ogg_codec(head: bytes) -> tuple[int, int, int]:
     for page in _ogg_pages(head):
         if not head[page + 5] & 2:  # the first pages of all streams come first
             break
-        serial = int.from_bytes(head[page + 14 : page + 18], "little")
+        serial = number(head, page + 14, 4, "little")
         body = head[page + 27 + head[page + 26] :]
         if body.startswith(b"OpusHead"):
-            return serial, 48_000, int.from_bytes(body[10:12], "little")
+            return serial, 48_000, number(body, 10, 2, "little")
         if body.startswith(b"\x01vorbis"):
-            return serial, int.from_bytes(body[12:16], "little"), 0
+            return serial, number(body, 12, 4, "little"), 0
         if body.startswith(b"Speex   "):
-            return serial, int.from_bytes(body[36:40], "little"), 0
+            return serial, number(body, 36, 4, "little"), 0
         if body.startswith(b"\x7fFLAC"):
-            return serial, int.from_bytes(body[27:30], "big") >> 4, 0
+            return serial, number(body, 27, 3) >> 4, 0
     return 0, 0, 0
 
 
@@ -170,18 +171,21 @@ def _mp3(head: bytes, _read: ReadAt, _size: int) -> Claim:
     if sync is None:
         return Claim()
     frame = head[sync.start() :]
+    take(frame, 0, 4)
     lsf = not frame[1] & 8  # MPEG-2 and 2.5: half the samples per frame
-    rate = (44_100, 48_000, 32_000)[frame[2] >> 2 & 3] >> (0 if frame[1] & 8 else 1 if frame[1] & 16 else 2)
+    rate = (44_100, 48_000, 32_000, 0)[frame[2] >> 2 & 3] >> (0 if frame[1] & 8 else 1 if frame[1] & 16 else 2)
+    if not rate:
+        raise DamagedDataError
     mono = frame[3] >> 6 == 3
     info = 4 + ((9 if mono else 17) if lsf else (17 if mono else 32))
     frames = skipped = 0
-    if frame[info : info + 4] in {b"Xing", b"Info"} and frame[info + 7] & 1:
-        frames = int.from_bytes(frame[info + 8 : info + 12], "big")
+    if frame[info : info + 4] in {b"Xing", b"Info"} and number(frame, info + 7, 1) & 1:
+        frames = number(frame, info + 8, 4)
         if frame[info + 120 : info + 124] in {b"LAME", b"Lavf", b"Lavc"}:
-            delays = int.from_bytes(frame[info + 141 : info + 144], "big")  # 12 bits at the start, 12 at the end
+            delays = number(frame, info + 141, 3)  # 12 bits at the start, 12 at the end
             skipped = (delays >> 12) + (delays & 0xFFF)
     elif frame[36:40] == b"VBRI":
-        frames = int.from_bytes(frame[50:54], "big")
+        frames = number(frame, 50, 4)
     samples = frames * (576 if lsf else 1152) - skipped
     return Claim("mp3", max(0, samples) / rate if frames else None)
 
@@ -193,8 +197,8 @@ def _asf(head: bytes, _read: ReadAt, _size: int) -> Claim:
 def _caf(_head: bytes, read: ReadAt, size: int) -> Claim:
     offset = 8
     for _ in range(64):
-        header = read(offset, 12)
-        if len(header) < 12 or offset >= size:
+        header = read(offset, 12) if offset < size else b""
+        if len(header) < 12:
             break
         length = int.from_bytes(header[4:], "big", signed=True)
         if length < 0:  # -1 stands for the rest of the file
@@ -206,8 +210,12 @@ def _caf(_head: bytes, read: ReadAt, size: int) -> Claim:
 def _mp4(_head: bytes, read: ReadAt, size: int) -> Claim:
     index, cut = _mp4_index(read, size)
     boxes = {index[found.end() + 12 : found.end() + 16] for found in re.finditer(b"stsd", index)}
-    entries = sum(int.from_bytes(index[found.end() + 8 :][:4], "big") for found in re.finditer(b"stsz|stz2", index))
-    entries += sum(int.from_bytes(index[found.end() + 4 :][:4], "big") for found in re.finditer(b"trun", index))
+    entries = sum(
+        int.from_bytes(index[found.end() + 8 : found.end() + 12], "big") for found in re.finditer(b"stsz|stz2", index)
+    )
+    entries += sum(
+        int.from_bytes(index[found.end() + 4 : found.end() + 8], "big") for found in re.finditer(b"trun", index)
+    )
     entries -= _pcm_entries(index)
     bomb = entries > MAX_INDEX_ENTRIES or len(index) >= MAX_INDEX_BYTES or b"cmov" in index
     no_index = b"moov" not in index
@@ -242,8 +250,8 @@ def _pcm_entries(index: bytes) -> int:
         times, sizes = track.find(b"stts"), track.find(b"stsz")
         if times < 0 or sizes < 0 or track.count(b"stts") > 1 or track.count(b"stsz") > 1:
             return 0
-        fixed, count = struct.unpack(">II", track[sizes + 8 : sizes + 16])
-        lines, _, delta = struct.unpack(">III", track[times + 8 : times + 20])
+        fixed, count = unpack(">II", track, sizes + 8)
+        lines, _, delta = unpack(">III", track, times + 8)
         if lines == 1 and delta == 1 and fixed > 0:
             counts += count
     return counts if index.count(b"stts") == len(tracks) else 0
@@ -270,113 +278,4 @@ def id3_tags(read: ReadAt, size: int) -> list[int]:
 
 
 def _matroska(head: bytes, read: ReadAt, size: int) -> Claim:
-    return Claim("matroska", cut=max(_segment_end(head), _last_cluster_end(read, size)) > size)
-
-
-def _segment_end(head: bytes) -> int:
-    """Where a Matroska file should end; 0 if it does not say."""
-    offset = 4
-    length, width = _ebml_size(head[offset : offset + 8])
-    offset += width + length
-    if head[offset : offset + 4] != b"\x18\x53\x80\x67":
-        return 0
-    length, width = _ebml_size(head[offset + 4 : offset + 12])
-    return offset + 4 + width + length if length else 0
-
-
-def _ebml_size(data: bytes) -> tuple[int, int]:
-    """The size an EBML element states (0 if unknown) and the bytes that statement takes."""
-    width = 9 - data[0].bit_length()
-    value = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
-    return (0 if value == (1 << 7 * width) - 1 else value), width
-
-
-_CLUSTER = b"\x1f\x43\xb6\x75"
-_IN_CLUSTER = {
-    0xA3: "SimpleBlock",
-    0xA0: "BlockGroup",
-    0xE7: "Timestamp",
-    0xA7: "Position",
-    0xAB: "PrevSize",
-    0xEC: "Void",
-}
-_AFTER_CLUSTERS = (b"\x1c\x53\xbb\x6b", b"\x12\x54\xc3\x67", b"\x11\x4d\x9b\x74")  # Cues, Tags, SeekHead
-_CANDIDATE = re.compile(rb"[\xa3\xa0]|\x1f\x43\xb6\x75")
-_CHAIN = 4  # elements in a row that make a place believable
-
-
-def _last_cluster_end(read: ReadAt, size: int) -> int:
-    """Where the last element of the last cluster should end; 0 if it cannot be told."""
-    start = max(0, size - 2**20)
-    tail = read(start, 2**20)
-    at = tail.rfind(_CLUSTER)
-    while 0 <= at < len(tail):
-        if tail.startswith(_AFTER_CLUSTERS, at):
-            return 0
-        element = _cluster_element(tail, at)
-        if element is None:
-            return 0
-        at = element[2]
-    return start + at if at > 0 else 0
-
-
-def _cluster_element(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """Identifier, start and end of the body of a plausible element of a cluster; a cluster's header has no body."""
-    try:
-        if data.startswith(_CLUSTER, at):
-            body = at + 4 + _ebml_size(data[at + 4 : at + 12])[1]
-            return 0, body, body
-        length, width = _ebml_size(data[at + 1 : at + 9])
-    except IndexError:
-        return None
-    known = data[at] in _IN_CLUSTER and width <= 8 and length < 2**20
-    if not known or (data[at] in {0xA3, 0xA0} and length < 5) or (data[at] in {0xE7, 0xA7, 0xAB} and length > 8):
-        return None
-    return data[at], at + 1 + width, at + 1 + width + length
-
-
-def _is_believable(data: bytes, at: int) -> bool:
-    for _ in range(_CHAIN):
-        element = _cluster_element(data, at)
-        if element is None:
-            return False
-        at = element[2]
-        if at >= len(data) or data.startswith(_AFTER_CLUSTERS, at):
-            return at <= len(data)
-    return True
-
-
-def matroska_blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Every block of a damaged single-track Matroska file that can be found: time in milliseconds, and content.
-
-    Where the structure breaks off, the search goes on at the next place where several elements follow each other.
-    Blocks with lacing are left out, and files whose blocks are compressed or whose ticks are not milliseconds.
-    """
-    at = data.find(_CLUSTER)
-    if (
-        at < 0
-        or b"\x6d\x80" in data[:at]
-        or (b"\x2a\xd7\xb1" in data[:at] and b"\x2a\xd7\xb1\x83\x0f\x42\x40" not in data[:at])
-    ):
-        return
-    base = 0
-    while at < len(data):
-        element = _cluster_element(data, at)
-        if element is None:
-            found = next((m.start() for m in _CANDIDATE.finditer(data, at + 1) if _is_believable(data, m.start())), -1)
-            if found < 0:
-                return
-            at = found
-            continue
-        name, start, at = element
-        if name == 0xE7:
-            base = int.from_bytes(data[start:at], "big")
-        elif name == 0xA3 and at <= len(data) and not data[start + 3] & 0x06 and data[start] & 0x80:
-            yield base + struct.unpack(">h", data[start + 1 : start + 3])[0], data[start + 4 : at]
-        elif name == 0xA0:
-            at = start  # a group's first child is its block
-            if data[at] == 0xA1:
-                length, width = _ebml_size(data[at + 1 : at + 9])
-                start, at = at + 1 + width, at + 1 + width + length
-                if at <= len(data) and not data[start + 3] & 0x06:
-                    yield base + struct.unpack(">h", data[start + 1 : start + 3])[0], data[start + 4 : at]
+    return Claim("matroska", cut=is_cut(head, read, size))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tickertape.errors import IncompleteCheckpoint
+from tickertape.errors import IncompleteCheckpointError
 from tickertape.types import SAMPLE_RATE, Samples, Span
 
 FRAME = 512  # samples (32 ms), what the model was trained on at 16 kHz
@@ -29,7 +29,7 @@ MILLISECOND = SAMPLE_RATE // 1000  # 16 samples
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """The dials of the detector, with silero's meanings."""
+    """The parameters of the detector, with silero's meanings."""
 
     threshold: float = 0.5  # probability from which a frame begins speech
     neg_threshold: float | None = None  # below: silence; None: 0.15 under `threshold`
@@ -46,13 +46,13 @@ class Detection:
 
 
 def model_path() -> Path:
-    """Where faster-whisper keeps the silero model. Raises `IncompleteCheckpoint` if it is not installed."""
+    """Where faster-whisper keeps the silero model. Raises `IncompleteCheckpointError` if it is not installed."""
     spec = importlib.util.find_spec("faster_whisper")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / "assets" / "silero_vad_v6.onnx"
         if path.is_file():
             return path
-    raise IncompleteCheckpoint("the speech detection model is missing: install faster-whisper 1.2 or later")
+    raise IncompleteCheckpointError("the speech detection model is missing: install faster-whisper 1.2 or later")
 
 
 class SpeechDetector:
@@ -61,7 +61,7 @@ class SpeechDetector:
     def __init__(self, *, threads: int = 1, streams: int = 1) -> None:
         """Load the model for `streams` calls at a time, each on `threads` threads; further calls wait their turn.
 
-        Raises `IncompleteCheckpoint` where the model is missing.
+        Raises `IncompleteCheckpointError` where the model is missing.
         """
         import openvino
 
@@ -73,13 +73,13 @@ class SpeechDetector:
         }
         self._model: Any = core.compile_model(_model(core), "CPU", settings)
 
-    def detect(self, samples: Samples, dials: Detection = Detection()) -> list[Span]:
+    def detect(self, samples: Samples, parameters: Detection = Detection()) -> list[Span]:
         """The spans of speech in `samples` (float32, [n], 16 kHz), in order and apart, in samples."""
-        return list(self.stream(samples, dials))
+        return list(self.stream(samples, parameters))
 
-    def stream(self, samples: Samples, dials: Detection = Detection()) -> Iterator[Span]:
+    def stream(self, samples: Samples, parameters: Detection = Detection()) -> Iterator[Span]:
         """Like `detect`, span by span: each comes as soon as the next has begun, or the recording has ended."""
-        return _padded(_spans(self._blocks(samples), len(samples), dials), len(samples), dials)
+        return _padded(_spans(self._blocks(samples), len(samples), parameters), len(samples), parameters)
 
     def probabilities(self, samples: Samples) -> Samples:
         """The probability of speech in each frame of 512 samples, shape [ceil(n / 512)], float32."""
@@ -138,37 +138,37 @@ def _frames(samples: Samples, first: int) -> Samples:
     return slices
 
 
-def _spans(blocks: Iterator[Samples], length: int, dials: Detection) -> Iterator[Span]:
+def _spans(blocks: Iterator[Samples], length: int, parameters: Detection) -> Iterator[Span]:
     """Speech without padding: it begins at `threshold` and ends before a long enough stretch under `release`."""
-    pause = dials.min_silence_ms * MILLISECOND
+    pause = parameters.min_silence_ms * MILLISECOND
     start = quiet = -1  # where the open span began, and where its last silence did
     peak, now = 0.0, -FRAME
     for block in blocks:
         for probability in block.tolist():
             now += FRAME
-            if probability >= dials.threshold:
+            if probability >= parameters.threshold:
                 start, peak = (now, 0.0) if start < 0 else (start, peak)
                 peak, quiet = max(peak, probability), -1
-            elif start >= 0 and probability < dials.release:
+            elif start >= 0 and probability < parameters.release:
                 quiet = now if quiet < 0 else quiet
                 if now - quiet >= pause:
-                    if _believed(quiet - start, peak, dials):
+                    if _is_speech(quiet - start, peak, parameters):
                         yield Span(start, quiet)
                     start = quiet = -1
-    if start >= 0 and _believed(length - start, peak, dials):
+    if start >= 0 and _is_speech(length - start, peak, parameters):
         yield Span(start, length)
 
 
-def _believed(length: int, peak: float, dials: Detection) -> bool:
+def _is_speech(length: int, peak: float, parameters: Detection) -> bool:
     """Whether a span of that many samples, which reached that probability, counts as speech."""
-    if length <= dials.min_speech_ms * MILLISECOND:
+    if length <= parameters.min_speech_ms * MILLISECOND:
         return False
-    return length > dials.doubtful_ms * MILLISECOND or peak >= dials.sure
+    return length > parameters.doubtful_ms * MILLISECOND or peak >= parameters.sure
 
 
-def _padded(spans: Iterator[Span], length: int, dials: Detection) -> Iterator[Span]:
+def _padded(spans: Iterator[Span], length: int, parameters: Detection) -> Iterator[Span]:
     """The same spans, each widened by the padding, or up to the middle of a pause too short for two paddings."""
-    pad = dials.speech_pad_ms * MILLISECOND
+    pad = parameters.speech_pad_ms * MILLISECOND
     start, end = 0, -1
     for span in spans:
         if end < 0:

@@ -1,15 +1,15 @@
-"""What a process that decodes audio for a service does: recordings in, samples out, until its parent is gone.
+"""The worker process of `worker_pool`: decodes recordings for its parent until the parent ends.
 
-Both travel as files in memory (`memfd_create`), of which only the descriptor is passed on. Down the socket comes a line
-of JSON, the options of `audio.decode`, with the descriptor of the recording. Up goes a line, too:
+Recordings and samples are memory files (`memfd_create`), passed as descriptors over a socket. The parent sends a line
+of JSON with the options of `audio.decode`, and the recording's descriptor. The worker sends lines, too:
 
     {"ready": true}                                             once
     {"rows": 2, "room": 960, "length": 950, "notices": [[...]]}  with the descriptor of the samples
-    {"error": "InvalidAudio", "args": ["..."]}                   what `audio.decode` raised on purpose
-    {"unexpected": "KeyError", "where": ["audio.py:7 decode"]}   what it did not
+    {"error": "InvalidAudioError", "args": ["..."]}              a `TickertapeError` of `audio.decode`
+    {"unexpected": "KeyError", "where": ["audio.py:7 decode"]}   any other exception
 
-Only text and numbers go up, so that whoever took this process over cannot have its parent run code. `decoders.py` is
-the other end. This module is imported by the process before anything else is, so it imports little.
+Answers are JSON rather than pickles, so that a compromised worker cannot run code in its parent. The process imports
+this module first, so it imports little.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ from typing import Any
 
 import numpy as np
 
-from tickertape.audio import Limits
+from tickertape.audio.limits import Limits
 from tickertape.errors import TickertapeError
 from tickertape.types import Audio, Samples
 
-DECODE = "tickertape.audio:decode"
-LONGEST = 65_536  # bytes of a line
-MEMORY = 2**29  # bytes beside recording and samples; the worst recordings known take a fifth of it
-POLITENESS = 5  # on the scale of `nice`: who is answered, and windows under way, come before recordings to be decoded
+DECODE = "tickertape.audio.decode:decode"
+MAX_MESSAGE_BYTES = 65_536
+MAX_HEAP_BYTES = 2**29  # without recording and samples; the worst known recordings take a fifth of it
+NICENESS = 5  # HTTP responses and the engine have priority over decoding
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# As `python -c`: with the parent's path, whatever that has done to it, and one thread for a library that multiplies
-# nothing larger than a second of audio here.
+# Run by `python -c` with the parent's `sys.path`. One OpenBLAS thread: its matrices hold at most a second of audio.
 BOOT = """\
 import os, sys
 os.putenv("OPENBLAS_NUM_THREADS", "1")
 sys.path[:] = sys.argv[4:]
-from tickertape.decoder import main
+from tickertape.audio.worker import main
 main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
 """
 
@@ -56,7 +55,7 @@ Decode = Callable[..., Audio]
 
 
 def main(descriptor: int, parent: int, target: str) -> None:
-    """Serve the socket of that descriptor for the process `parent`, by the function `target`, "module:function"."""
+    """Decode what arrives at the socket `descriptor` with the function `target`, "module:function"."""
     _settle(parent)
     module, _, name = target.partition(":")
     decode: Decode = getattr(importlib.import_module(module), name)
@@ -67,50 +66,50 @@ def main(descriptor: int, parent: int, target: str) -> None:
 
 
 def _settle(parent: int) -> None:
-    """Live exactly as long as the parent wants: no signal for all of its group ends us, and its own end does."""
+    """Ignore group signals, exit when the parent exits, and limit memory, cores and priority."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold somebody's recording
-    with suppress(ValueError):  # where it is lower already
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain a recording
+    with suppress(ValueError):  # the limit is already lower
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_HEAP_BYTES, MAX_HEAP_BYTES))
     with suppress(AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.nice(POLITENESS)
-    if os.getppid() != parent:  # it died before that
+    os.nice(NICENESS)
+    if os.getppid() != parent:  # the parent ended before prctl
         sys.exit()
 
 
 def answer(line: socket.socket, decode: Decode, wish: Mapping[str, Any], file: int) -> None:
-    """Decode the recording in the file as wished, and send what came of it."""
-    rooms = Rooms()
-    options = {**wish, "limits": Limits(**wish["limits"]), "allocate": rooms.allocate}
+    """Decode the recording in `file` with the options, and send the result."""
+    memory = SharedMemory()
+    options = {**wish, "limits": Limits(**wish["limits"]), "allocate": memory.allocate}
     try:
         with os.fdopen(file, "rb") as recording:
-            recording.seek(0)  # another process may have read it before
+            recording.seek(0)  # an earlier worker may have read it
             heard = decode(recording, **options)
     except TickertapeError as error:
         send(line, {"error": type(error).__name__, "args": error.args})
     except MemoryError:
-        os._exit(1)  # the recording's fault, as a crash is
-    except Exception as error:  # noqa: BLE001 - the parent says where it came from, and not what it says
+        os._exit(1)  # counts as a crash
+    except Exception as error:  # noqa: BLE001 - the parent logs the place without the message
         frames = traceback.extract_tb(error.__traceback__)
         where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
         send(line, {"unexpected": type(error).__name__, "where": where})
     else:
-        descriptor, room = rooms.find(heard.samples)
+        descriptor, room = memory.find(heard.samples)
         rows, length = heard.samples.shape
         notices = [[notice.code, notice.message] for notice in heard.notices]
         send(line, {"rows": rows, "room": room, "length": length, "notices": notices}, [descriptor])
 
 
-class Rooms:
-    """Memory for samples that another process can map too. Each piece is let go with the last array that uses it."""
+class SharedMemory:
+    """Allocates samples in memory files, each closed with the last array that uses it."""
 
     def __init__(self) -> None:
         self._files: dict[int, tuple[int, int]] = {}  # by address: descriptor, columns
 
     def allocate(self, shape: tuple[int, int]) -> Samples:
-        """Zeros, of which those that are never touched cost nothing."""
+        """An array of zeros. Pages that are never written take no memory."""
         descriptor = memory_file("samples")
         os.ftruncate(descriptor, 4 * math.prod(shape))
         memory = mmap.mmap(descriptor, 0)
@@ -120,7 +119,7 @@ class Rooms:
         return samples
 
     def find(self, samples: Samples) -> tuple[int, int]:
-        """The descriptor and the columns of the piece in whose first columns these samples lie."""
+        """The descriptor and the number of columns of the array whose first columns are `samples`."""
         return self._files[_address(samples)]
 
 
@@ -129,25 +128,30 @@ def _address(samples: Samples) -> int:
 
 
 def memory_file(name: str) -> int:
-    """A file in memory, which no other process sees unless it is given the descriptor. Raises `OSError`."""
+    """A descriptor of an anonymous file in memory. Raises `OSError`."""
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 def send(line: socket.socket, body: Mapping[str, Any], files: Sequence[int] = ()) -> None:
-    """Send a line of JSON, and files with it. Raises `OSError` when nobody is there."""
+    """Send a line of JSON with descriptors. Raises `OSError` if the peer has ended."""
     data = json.dumps(body).encode() + b"\n"
     sent = socket.send_fds(line, [data], files) if files else 0
     line.sendall(data[sent:])
 
 
 def receive(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The next line and the descriptors of the files that came with it, one at most; nothing at the end.
+    """The next line and its descriptors, at most one; both empty at the end.
 
-    Raises `OSError`, and `ValueError` or `TypeError` for what is no such line.
+    Raises `OSError`, and `ValueError` or `TypeError` for an invalid line.
     """
-    data, files, _, _ = socket.recv_fds(line, LONGEST, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    data, files, _, _ = socket.recv_fds(line, MAX_MESSAGE_BYTES, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     try:
-        while data and not data.endswith(b"\n") and len(data) < LONGEST and (more := line.recv(LONGEST)):
+        while (
+            data
+            and not data.endswith(b"\n")
+            and len(data) < MAX_MESSAGE_BYTES
+            and (more := line.recv(MAX_MESSAGE_BYTES))
+        ):
             data += more
         body = dict(json.loads(data)) if data else {}
     except BaseException:

@@ -1,0 +1,1 @@
+"""Bytes to samples to speech to windows."""
