@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tickertape.errors import CheckpointError, CorruptCheckpoint, NotWhisper, OptionError
-from tickertape.weights import Array, Dimensions
+from tickertape.checkpoints.config import Dimensions
+from tickertape.checkpoints.safetensors import Array
+from tickertape.errors import CheckpointError, CorruptCheckpointError, NotWhisperError, OptionError
 
 COMPUTE_TYPES = ("int8", "int8_float32", "int8_float16", "int16", "float16", "float32")
 
@@ -160,15 +161,16 @@ def _fuse(spec: Any, weights: Mapping[str, Array], names: Sequence[str]) -> None
 def read_dimensions(model: Path) -> Dimensions:
     """The sizes of a CTranslate2 Whisper model, from the headers of its model.bin.
 
-    The layout is that of ctranslate2/specs/model_spec.py, `_serialize`. Raises `NotWhisper` or `CorruptCheckpoint`.
+    The layout is that of ctranslate2/specs/model_spec.py, `_serialize`.
+    Raises `NotWhisperError` or `CorruptCheckpointError`.
     """
     with model.open("rb") as stream:
         try:
             kind, shapes, scalars = _read_headers(stream, model.stat().st_size)
         except (struct.error, UnicodeDecodeError, OverflowError) as error:
-            raise CorruptCheckpoint("model.bin is damaged or cut off; convert the model again") from error
+            raise CorruptCheckpointError("model.bin is damaged or cut off; convert the model again") from error
     if kind != "WhisperSpec":
-        raise NotWhisper(f"model.bin holds a {kind[:40]!r} model; only Whisper can be used")
+        raise NotWhisperError(f"model.bin holds a {kind[:40]!r} model; only Whisper can be used")
     try:
         d_model, n_mels, _ = shapes["encoder/conv1/weight"]
         layers = {side: sum(f"{side}/layer_{i}/ffn/linear_0/weight" in shapes for i in range(len(shapes)))
@@ -180,7 +182,7 @@ def read_dimensions(model: Path) -> Dimensions:
             shapes["encoder/position_encodings/encodings"][0], shapes["decoder/position_encodings/encodings"][0],
         )  # fmt: skip
     except (KeyError, ValueError) as error:
-        raise CorruptCheckpoint("model.bin lacks tensors of Whisper; convert the model again") from error
+        raise CorruptCheckpointError("model.bin lacks tensors of Whisper; convert the model again") from error
 
 
 def _read_headers(stream: BinaryIO, size: int) -> tuple[str, dict[str, tuple[int, ...]], dict[str, int]]:
@@ -194,7 +196,9 @@ def _read_headers(stream: BinaryIO, size: int) -> tuple[str, dict[str, tuple[int
 
     version = unpack("I")
     if version != 6:
-        raise CorruptCheckpoint("model.bin is damaged, or its format is not the one CTranslate2 writes since version 2")
+        raise CorruptCheckpointError(
+            "model.bin is damaged, or its format is not the one CTranslate2 writes since version 2"
+        )
     kind, _revision = text(), unpack("I")
     shapes: dict[str, tuple[int, ...]] = {}
     scalars: dict[str, int] = {}
@@ -210,5 +214,5 @@ def _read_headers(stream: BinaryIO, size: int) -> tuple[str, dict[str, tuple[int
         alias, name = text(), text()
         shapes[alias] = shapes.get(name, ())
     if stream.tell() != size:
-        raise CorruptCheckpoint("model.bin is cut off; convert the model again")
+        raise CorruptCheckpointError("model.bin is cut off; convert the model again")
     return kind, shapes, scalars

@@ -1,46 +1,41 @@
-"""Log-mel to encoder states, by OpenVINO, which is two to four times faster at this than anything else on a CPU.
-
-save(weights, dimensions, folder / "encoder.xml")
-encoder = Encoder(folder / "encoder.xml", threads=2)
-states = encoder.encode(mel)
-"""
+"""A Hugging Face checkpoint's encoder as OpenVINO IR, built from numpy arrays without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tickertape.errors import CorruptCheckpoint
-from tickertape.machine import instruction_sets
-from tickertape.weights import Dimensions, Weights
+from tickertape.checkpoints.config import Dimensions
+from tickertape.checkpoints.safetensors import Weights
 
 if TYPE_CHECKING:
     import openvino as ov
 
-Array: TypeAlias = NDArray[np.float32]
-Precision: TypeAlias = Literal["auto", "f32", "bf16"]
 
-
-def save(weights: Weights, dimensions: Dimensions, path: Path) -> None:
+def write_encoder(weights: Weights, dimensions: Dimensions, path: Path) -> None:
     """Write the encoder as OpenVINO IR: `path` (.xml) and the weights beside it (.bin).
 
-    Weights are float32, which holds every float32 and bfloat16 checkpoint exactly, or float16 where all of them were
-    float16: half the size, the same values.
+    Weights are stored as float16 if all of the checkpoint's are, else as float32; both keep the values exactly.
+    Raises `OSError` if the files cannot be written.
     """
     import openvino as ov
 
     half = all(weights.is_half(name) for name in weights if name.startswith("model.encoder."))
-    ov.save_model(build(weights, dimensions), path, compress_to_fp16=half)
+    model = build(weights, dimensions)
+    try:
+        ov.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # OpenVINO gives no reason
+        raise OSError("OpenVINO could not write the encoder; the disk may be full") from error
 
 
 def build(weights: Mapping[str, NDArray[Any]], dimensions: Dimensions) -> ov.Model:
-    """Draw Whisper's encoder as an OpenVINO graph: mel [batch, n_mels, frames] to [batch, ceil(frames / 2), d_model].
+    """Build Whisper's encoder as an OpenVINO graph: mel [batch, n_mels, frames] to [batch, ceil(frames / 2), d_model].
 
-    The sums of Hugging Face's modeling_whisper.py; the positions are sliced, so that any length up to 30 s runs.
+    The layers follow Hugging Face's modeling_whisper.py. Positions are sliced, so any length up to 30 s works.
     """
     import openvino as ov
 
@@ -57,7 +52,7 @@ def build(weights: Mapping[str, NDArray[Any]], dimensions: Dimensions) -> ov.Mod
     states = graph.norm(x, "model.encoder.layer_norm")
     states.output(0).set_names({"states"})
     model = ov.Model([states], [mel], "whisper_encoder")
-    for number, node in enumerate(model.get_ordered_ops()):  # else a counter of the whole process ends up in the file
+    for number, node in enumerate(model.get_ordered_ops()):  # default names count up in a process: files would differ
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
     return model
 
@@ -103,57 +98,3 @@ class _Graph:
         y = self.op.scaled_dot_product_attention(part("q"), part("k"), part("v"))
         y = self.op.reshape(self.op.transpose(y, order), np.array([0, 0, width]), True)
         return self.linear(y, f"{name}.out_proj")
-
-
-class Encoder:
-    """An encoder that is ready to run, one call at a time. `reason` says what was chosen and why.
-
-    Windows run one by one: a batch of them is no faster (every multiplication is large already), and so each gets
-    exactly the states it would get alone. `frames` fixes their length, which is 10 to 20 % faster than any length.
-    """
-
-    def __init__(self, path: Path, *, threads: int, precision: Precision = "auto", frames: int | None = None) -> None:
-        """Compile the graph at `path` for this CPU; `threads` 0 takes all. Raises `CorruptCheckpoint`."""
-        import openvino as ov
-
-        core = ov.Core()
-        chosen, why = choose_precision(core) if precision == "auto" else (precision, "asked for")
-        options = {
-            "INFERENCE_PRECISION_HINT": chosen,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # pinned threads wait for whoever else runs on their core
-        }
-        try:
-            graph = core.read_model(path)
-            if frames is not None:
-                graph.reshape([1, graph.input(0).partial_shape[1].get_length(), frames])
-            model = core.compile_model(graph, "CPU", options)
-        except RuntimeError as error:
-            raise CorruptCheckpoint("the prepared encoder cannot be opened; prepare the model again") from error
-        self.precision = chosen
-        self.reason = f"openvino {chosen} ({why})"
-        self._width = model.output(0).partial_shape[2].get_length()
-        self._request = model.create_infer_request()
-
-    def encode(self, mel: Array) -> Array:
-        """Encode log-mel [batch, n_mels, frames] to a new array [batch, ceil(frames / 2), d_model].
-
-        `frames` is at most 3,000, or what the encoder was fixed to. CTranslate2 takes the array without a copy
-        (`StorageView.from_array`) as long as it is kept alive.
-        """
-        batch, _, frames = mel.shape
-        states = np.empty((batch, (frames + 1) // 2, self._width), np.float32)
-        for i in range(batch):
-            window = np.ascontiguousarray(mel[i : i + 1], dtype=np.float32)
-            states[i] = self._request.infer([window], share_inputs=True, share_outputs=True)[0][0]
-        return states
-
-
-def choose_precision(core: ov.Core) -> tuple[str, str]:
-    """The precision that is fast here, and why: bfloat16 where the CPU multiplies it natively, else float32."""
-    default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()  # OpenVINO asks the CPU itself
-    if default != "bf16":
-        return "f32", "CPU has no bfloat16 arithmetic"
-    native = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in instruction_sets()]
-    return "bf16", f"CPU has {native[0]}" if native else "CPU has bfloat16 arithmetic"

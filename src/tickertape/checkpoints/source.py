@@ -7,6 +7,7 @@ source.dimensions, source.weights(), source.tokenizer()
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import re
 from collections.abc import Mapping
@@ -14,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tickertape.checkpoints.config import Dimensions, check_weights
+from tickertape.checkpoints.lora import merge_adapter
+from tickertape.checkpoints.safetensors import Weights, read_weights
 from tickertape.errors import (
+    CacheError,
     CheckpointError,
-    CheckpointMissing,
-    CorruptCheckpoint,
-    IncompleteCheckpoint,
-    UnsafeCheckpoint,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    IncompleteCheckpointError,
+    UnsafeCheckpointError,
 )
-from tickertape.weights import Dimensions, Weights, check_weights, merge_adapter, read_weights
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -39,6 +43,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NEEDED_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
 OPENAI_SIZES = ("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en",
                 "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
+                errno.ENOTDIR, errno.EEXIST}  # fmt: skip
 CONVERT_PICKLES = (
     'in a sandbox you trust, run python -c "from transformers import WhisperForConditionalGeneration as W; '
     "W.from_pretrained('MODEL').save_pretrained('MODEL')\" and use the folder it writes"
@@ -72,7 +78,7 @@ class Source:
         """config.json."""
         path = self.file("config.json")
         if path is None:
-            raise IncompleteCheckpoint("config.json is missing; copy it from the model that was tuned")
+            raise IncompleteCheckpointError("config.json is missing; copy it from the model that was tuned")
         return read_json(path)
 
     @property
@@ -96,7 +102,7 @@ class Source:
         return weights
 
     def tokenizer(self) -> Any:
-        """The checkpoint's own `tokenizers.Tokenizer`; raises `IncompleteCheckpoint` rather than take another's."""
+        """The checkpoint's own `tokenizers.Tokenizer`; raises `IncompleteCheckpointError` if it has none."""
         from tokenizers import Tokenizer
 
         path = self.file("tokenizer.json")
@@ -106,19 +112,19 @@ class Source:
             try:
                 tokenizer = Tokenizer.from_file(str(path))
             except Exception as error:  # the library raises bare Exception for any damage
-                raise CorruptCheckpoint("tokenizer.json is damaged; fetch or save it again") from error
+                raise CorruptCheckpointError("tokenizer.json is damaged; fetch or save it again") from error
         self._check_tokenizer(tokenizer)
         return tokenizer
 
     def _check_tokenizer(self, tokenizer: Any) -> None:
         missing = [token for token in NEEDED_TOKENS if tokenizer.token_to_id(token) is None]
         if missing:
-            raise IncompleteCheckpoint(
+            raise IncompleteCheckpointError(
                 f"the tokenizer lacks {', '.join(missing)}; copy the one of the model that was tuned"
             )
         start = self.settings.get("decoder_start_token_id")
         if start is not None and start != tokenizer.token_to_id("<|startoftranscript|>"):
-            raise CorruptCheckpoint(
+            raise CorruptCheckpointError(
                 "tokenizer and config.json disagree on the first token; both must come from the same model"
             )
 
@@ -128,7 +134,7 @@ class Source:
 
         vocab, merges = self.file("vocab.json"), self.file("merges.txt")
         if vocab is None or merges is None:
-            raise IncompleteCheckpoint(
+            raise IncompleteCheckpointError(
                 "the tokenizer is missing (tokenizer.json, or vocab.json and merges.txt); copy it from the model that "
                 "was tuned: another model's would write other words"
             )
@@ -143,7 +149,7 @@ class Source:
         try:
             tokenizer = Tokenizer(models.BPE(vocab=read_json(vocab), merges=pairs))
         except Exception as error:  # the library raises bare Exception for any damage
-            raise CorruptCheckpoint(
+            raise CorruptCheckpointError(
                 "vocab.json and merges.txt do not fit together; fetch or save them again"
             ) from error
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -152,7 +158,7 @@ class Source:
             timestamp = re.fullmatch(r"<\|\d+\.\d\d\|>", token)
             (tokenizer.add_tokens if timestamp else tokenizer.add_special_tokens)([AddedToken(token, normalized=False)])
             if tokenizer.token_to_id(token) != number:
-                raise IncompleteCheckpoint(
+                raise IncompleteCheckpointError(
                     "the added tokens have gaps in their numbers; save the tokenizer as tokenizer.json"
                 )
         return tokenizer
@@ -169,17 +175,17 @@ def find(
 ) -> Source:
     """Resolve MODEL, fetching it from the hub if need be.
 
-    Raises `CheckpointMissing`, `UnsafeCheckpoint` or `IncompleteCheckpoint`.
+    Raises `CheckpointNotFoundError`, `UnsafeCheckpointError` or `IncompleteCheckpointError`.
     """
     folder = locate(model, offline=offline, token=token)
     if not (folder / ADAPTER_CONFIG).is_file():
         return Source(folder.name, (folder,), _shards(folder))
     if not (folder / ADAPTER).is_file():
         _refuse_pickles(folder)
-        raise IncompleteCheckpoint(f"{ADAPTER} is missing; save the adapter again")
+        raise IncompleteCheckpointError(f"{ADAPTER} is missing; save the adapter again")
     wanted = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not wanted:
-        raise IncompleteCheckpoint("the adapter does not name its base model; give it with --base")
+        raise IncompleteCheckpointError("the adapter does not name its base model; give it with --base")
     below = find(wanted, offline=offline, token=token)
     if below.adapter:
         raise CheckpointError("the adapter's base is an adapter itself; merge that one first")
@@ -193,8 +199,8 @@ def locate(model: str | Path, *, offline: bool = False, token: str | None = None
         return path.resolve()
     if path.is_file():
         if path.suffix in PICKLES:
-            raise UnsafeCheckpoint(f"pickled weights run code when loaded; {CONVERT_PICKLES}")
-        raise CheckpointMissing(
+            raise UnsafeCheckpointError(f"pickled weights run code when loaded; {CONVERT_PICKLES}")
+        raise CheckpointNotFoundError(
             "the model is a single file; give the folder that holds config.json, tokenizer and weights"
         )
     match = HUB_ID.fullmatch(str(model))
@@ -204,7 +210,7 @@ def locate(model: str | Path, *, offline: bool = False, token: str | None = None
     hint = (
         f"; did you mean openai/whisper-{near[0]}?" if near else ", and hub ids look like org/name or org/name@revision"
     )
-    raise CheckpointMissing(f"there is no such folder{hint}")
+    raise CheckpointNotFoundError(f"there is no such folder{hint}")
 
 
 def _download(name: str, revision: str | None, *, offline: bool, token: str | None) -> Path:
@@ -215,15 +221,22 @@ def _download(name: str, revision: str | None, *, offline: bool, token: str | No
         found = snapshot_download(name, revision=revision, allow_patterns=list(HUB_PATTERNS), local_files_only=offline,
                                   token=token)  # fmt: skip
     except errors.GatedRepoError as error:
-        raise CheckpointMissing(
+        raise CheckpointNotFoundError(
             "this hub model is gated; accept its terms on its page and log in with a token"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise CheckpointMissing("the hub model has no such revision") from error
+        raise CheckpointNotFoundError("the hub model has no such revision") from error
     except errors.RepositoryNotFoundError as error:
-        raise CheckpointMissing("there is no such folder and no such hub model; private ones need a token") from error
+        raise CheckpointNotFoundError(
+            "there is no such folder and no such hub model; private ones need a token"
+        ) from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, errors.OfflineModeIsEnabled) as error:
-        raise CheckpointMissing(
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            raise CacheError(
+                f"the hub's cache folder cannot be written ({error.strerror}); free space, change its permissions, "
+                "or set HF_HOME to another folder"
+            ) from error
+        raise CheckpointNotFoundError(
             "there is no such folder, and the hub cannot be reached to look for a model of that name; "
             "connect, or copy the model's folder here"
         ) from error
@@ -231,7 +244,7 @@ def _download(name: str, revision: str | None, *, offline: bool, token: str | No
     if not list(folder.glob("*.safetensors")) and not offline:
         files = list_repo_files(name, revision=revision, token=token)
         if any(file.endswith(PICKLES) for file in files):
-            raise UnsafeCheckpoint(
+            raise UnsafeCheckpointError(
                 f"this hub model has only pickled weights, which run code when loaded; {CONVERT_PICKLES}"
             )
     return folder
@@ -242,29 +255,31 @@ def _shards(folder: Path) -> tuple[Path, ...]:
         return (folder / WEIGHTS,)
     if not (folder / INDEX).is_file():
         _refuse_pickles(folder)
-        raise IncompleteCheckpoint(f"{WEIGHTS} is missing; save the model with save_pretrained()")
+        raise IncompleteCheckpointError(f"{WEIGHTS} is missing; save the model with save_pretrained()")
     names = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))
     if any(Path(name).name != name for name in names):
-        raise CorruptCheckpoint(f"{INDEX} names files outside its folder; fetch or save the checkpoint again")
+        raise CorruptCheckpointError(f"{INDEX} names files outside its folder; fetch or save the checkpoint again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
-        raise IncompleteCheckpoint(f"{len(missing)} of {len(names)} weight shards are missing; fetch or copy them all")
+        raise IncompleteCheckpointError(
+            f"{len(missing)} of {len(names)} weight shards are missing; fetch or copy them all"
+        )
     return tuple(folder / name for name in names)
 
 
 def _refuse_pickles(folder: Path) -> None:
     if any(path.suffix in PICKLES for path in folder.iterdir()):
-        raise UnsafeCheckpoint(
+        raise UnsafeCheckpointError(
             f"the checkpoint has only pickled weights, which run code when loaded; {CONVERT_PICKLES}"
         )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; raises `CorruptCheckpoint`."""
+    """A JSON file that holds an object; raises `CorruptCheckpointError`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{path.name} is not valid JSON; fetch or save the checkpoint again") from error
+        raise CorruptCheckpointError(f"{path.name} is not valid JSON; fetch or save the checkpoint again") from error
     if not isinstance(value, Mapping):
-        raise CorruptCheckpoint(f"{path.name} does not hold an object; fetch or save the checkpoint again")
+        raise CorruptCheckpointError(f"{path.name} does not hold an object; fetch or save the checkpoint again")
     return dict(value)

@@ -1,0 +1,103 @@
+"""Safetensors files as numpy arrays, without torch.
+
+    weights = read_weights([folder / "model.safetensors"])
+    weights["model.encoder.conv1.weight"]
+
+Files are mapped read-only: a tensor takes memory only while it is used. The layout is
+https://github.com/huggingface/safetensors#format. The library's own numpy reader is not used: numpy has no bfloat16,
+and a damaged header must become a `CorruptCheckpointError`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tickertape.errors import CheckpointError, CorruptCheckpointError
+
+Array: TypeAlias = NDArray[Any]
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is the upper half of a float32
+
+
+class Weights(Mapping[str, Array]):
+    """Tensors by name. A look-up returns a read-only array: float16 as stored, other types as float32."""
+
+    def __init__(self, stored: Mapping[str, tuple[str, Array]]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> Array:
+        dtype, array = self._stored[name]
+        if dtype == "BF16":
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.astype(np.float32) if dtype == "F64" else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, without reading it."""
+        return self._stored[name][1].shape
+
+    def is_half(self, name: str) -> bool:
+        """Whether the tensor is stored as float16."""
+        return self._stored[name][0] == "F16"
+
+
+def read_weights(files: Iterable[Path]) -> Weights:
+    """Open safetensors files as one mapping. Raises `CorruptCheckpointError` for damage or duplicate names."""
+    stored: dict[str, tuple[str, Array]] = {}
+    for file in files:
+        tensors = _open(file)
+        if stored.keys() & tensors.keys():
+            raise CorruptCheckpointError("two shards hold the same tensor; fetch or save the checkpoint again")
+        stored |= tensors
+    return Weights(stored)
+
+
+def _open(file: Path) -> dict[str, tuple[str, Array]]:
+    with file.open("rb") as stream:
+        size = stream.seek(0, 2)
+        if size < 8:
+            raise CorruptCheckpointError("a safetensors file is empty or cut off; fetch or save the checkpoint again")
+        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    length = int.from_bytes(data[:8], "little")
+    start = 8 + length
+    if length > MAX_HEADER_BYTES or start > size:
+        raise CorruptCheckpointError("a safetensors file is cut off or not safetensors at all; fetch or save it again")
+    try:
+        header = json.loads(data[8:start])
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        tensors = {name: _tensor(entry, data, start) for name, entry in entries.items()}
+        end = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptCheckpointError("a safetensors header is damaged; fetch or save the checkpoint again") from error
+    if end != size:
+        raise CorruptCheckpointError(
+            "a safetensors file is longer than its tensors; fetch or save the checkpoint again"
+        )
+    return tensors
+
+
+def _tensor(entry: Mapping[str, Any], data: mmap.mmap, start: int) -> tuple[str, Array]:
+    code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if code not in DTYPES:
+        raise CheckpointError(
+            f"weights stored as {str(code)[:20]} cannot be read; save them as float32, float16 or bfloat16"
+        )
+    dtype = np.dtype(DTYPES[code])
+    count = math.prod(shape)
+    if min([begin, *shape], default=0) < 0 or end - begin != count * dtype.itemsize or start + end > len(data):
+        raise CorruptCheckpointError("a safetensors file is cut off; fetch or save the checkpoint again")
+    return code, np.frombuffer(data, dtype, count, start + begin).reshape(shape)
