@@ -16,10 +16,22 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from tickertape import windows
-from tickertape.assemble import Assembler
+from tickertape.audio import chunking
 from tickertape.errors import OptionError
-from tickertape.types import Audio, Backend, Decoded, Notice, Options, Samples, Segment, Span, Transcript, Window
+from tickertape.transcripts.assembler import Assembler
+from tickertape.types import (
+    Audio,
+    Backend,
+    Decoded,
+    ModelInfo,
+    Notice,
+    Options,
+    Samples,
+    Segment,
+    Span,
+    Transcript,
+    Window,
+)
 
 IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine never waits for us
 SURE = 0.5  # a language detected with at least this probability holds for the whole recording
@@ -44,24 +56,20 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that is ready to be asked, and what its users need to know of it."""
+    """A model that transcribes: its facts, the backend that decodes windows, and the speech detector."""
 
-    name: str
+    info: ModelInfo
     backend: Backend
-    detect: Detect | None = None  # finds speech; None where no detector is loaded
-    trimmed: bool = False  # trained on windows of any length
-    languages: tuple[str, ...] = ("en",)  # ISO 639-1 codes that the checkpoint knows
-    translates: bool = True  # English-only checkpoints do not
-    created: int = 0  # Unix time of the checkpoint
+    detect: Detect | None = None  # None: no detector is loaded
 
     def check(self, options: Options) -> None:
         """Raise `OptionError` if the checkpoint cannot honour the options."""
-        if options.language is not None and options.language not in self.languages:
-            known = ", ".join(self.languages[:8]) + (", ..." if len(self.languages) > 8 else "")
+        if options.language is not None and options.language not in self.info.languages:
+            known = ", ".join(self.info.languages[:8]) + (", ..." if len(self.info.languages) > 8 else "")
             raise OptionError(
                 f"This model does not know that language; it knows {known}.", "language", "invalid_language"
             )
-        if options.task == "translate" and not self.translates:
+        if options.task == "translate" and not self.info.translates:
             raise OptionError("An English-only model cannot translate.", "task", "invalid_task")
         if not options.temperatures:
             raise OptionError("At least one temperature is needed.", "temperature", "invalid_temperature")
@@ -70,7 +78,7 @@ class Model:
         """Transcribe a recording; see `transcribe`. `vad=False` takes plain 30 s windows with overlap."""
         self.check(options)
         detect = self.detect if vad else None
-        return transcribe(audio, self.backend, options, detect=detect, trimmed=self.trimmed)
+        return transcribe(audio, self.backend, options, detect=detect, trimmed=self.info.trimmed)
 
 
 async def transcribe(
@@ -109,8 +117,8 @@ def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Itera
 
     def of(channel: int, samples: Samples) -> Iterator[Window]:
         if detect is None:
-            return windows.plain(samples, channel=channel)
-        return windows.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
+            return chunking.plain(samples, channel=channel)
+        return chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
 
     channels = [of(channel, samples) for channel, samples in enumerate(audio.samples)]
     return heapq.merge(*channels, key=lambda window: (window.start, window.channel))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-INTERESTING = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni",
+CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni",
                "asimd", "bf16")  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
 def instruction_sets() -> tuple[str, ...]:
     """The instruction sets that matter for speed here, in a fixed order; empty where the system does not tell."""
     flags = _cpuinfo("flags", "Features").split()
-    return tuple(name for name in INTERESTING if name in flags)
+    return tuple(name for name in CPU_FLAGS if name in flags)
 
 
 def processor() -> str:

@@ -22,32 +22,42 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tickertape.checkpoints import Prepared
-from tickertape.encoder import Encoder, Precision
-from tickertape.errors import DecodeError, EngineFailed, OptionError, TickertapeError
-from tickertape.features import HOP, log_mel
-from tickertape.languages import SPACELESS
-from tickertape.machine import cores, keep_freed_memory
-from tickertape.tokens import Phrase, Tokens
-from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, Decoded, Options, Segment, Window, Word
-from tickertape.words import Alignment, begun, timed
+from tickertape.checkpoints.prepare import Prepared
+from tickertape.engine.encoder import Encoder
+from tickertape.engine.hardware import cores, keep_freed_memory
+from tickertape.engine.mel import HOP, log_mel
+from tickertape.engine.tokenizer import Phrase, Tokens
+from tickertape.engine.word_timestamps import Alignment, clip_starts, time_words
+from tickertape.errors import DecodeError, EngineError, OptionError, TickertapeError
+from tickertape.transcripts.languages import SPACELESS
+from tickertape.types import (
+    SAMPLE_RATE,
+    WINDOW_SAMPLES,
+    WINDOW_SECONDS,
+    Decoded,
+    ModelInfo,
+    Options,
+    Retry,
+    Segment,
+    Window,
+    Word,
+)
 
 # Lengths to which trimmed windows are padded, in seconds: few enough that windows meet in a batch, and with silence
 # after every window, as there is in a full one. Without it the demo checkpoint's text is the full window's less often.
 TRIMMED_SECONDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25)
 SILENCE_SECONDS = 0.5
-SAMPLED = 5  # samples at temperatures above 0, of which the most probable is taken (openai/whisper's `best_of`)
-TINY = 1e-10  # a probability below this has no useful logarithm
+BEST_OF = 5  # samples at temperatures above 0, of which the most probable is taken (openai/whisper's `best_of`)
+MIN_PROBABILITY = 1e-10  # a probability below this has no useful logarithm
 MAX_INITIAL_TIME = 50  # timestamp tokens: the first one is at most 1.0 s (openai/whisper DecodingOptions)
 
 Array = NDArray[np.float32]
 T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(slots=True)
-class _Job:
-    """One window on its way through the engine."""
+class _State:
+    """The state of one window between the passes of the decoder."""
 
     window: Window
     options: Options
@@ -60,6 +70,15 @@ class _Job:
     failed: bool = False  # the last attempt did not pass the checks
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "decode": 0.0})
     shared: int = 1
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the next attempt."""
+        return self.options.temperatures[self.attempts]
+
+    @property
+    def needs_retry(self) -> bool:
+        return self.failed and self.attempts < len(self.options.temperatures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,7 @@ class WhisperEngine:
         self._decoder = decoder
         self._encoder = encoder
         self._tokens = tokens
-        self._model = prepared
+        self.prepared = prepared
         self.reasons = reasons  # what was chosen, and why, one line each
 
     @classmethod
@@ -102,7 +121,7 @@ class WhisperEngine:
         *,
         device: str = "auto",
         compute_type: str = "auto",
-        precision: Precision = "auto",
+        precision: str = "auto",
         threads: int | None = None,
     ) -> WhisperEngine:
         """Load a prepared checkpoint.
@@ -131,114 +150,125 @@ class WhisperEngine:
             f"decoder: ctranslate2 {compute_type} ({why_type})",
             f"windows: {prepared.audio_context} (declared by the checkpoint)",
         )
-        return cls(
-            decoder, encoder, Tokens(prepared.tokenizer, prepared.special_tokens, prepared.languages), prepared, reasons
+        tokens = Tokens(prepared.tokenizer, prepared.special_tokens, prepared.languages)
+        return cls(decoder, encoder, tokens, prepared, reasons)
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the checkpoint."""
+        return ModelInfo(
+            self.prepared.name,
+            trimmed=self.prepared.audio_context == "trimmed",
+            languages=self._tokens.languages,
+            translates=self.prepared.is_multilingual,
+            created=int((self.prepared.folder / "model.bin").stat().st_mtime),
         )
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """ISO 639-1 codes the checkpoint knows."""
-        return self._tokens.languages
-
-    @property
-    def trimmed(self) -> bool:
-        """Whether the checkpoint was trained on windows of any length."""
-        return self._model.audio_context == "trimmed"
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """Decode each window under its own options; see `types.Engine`."""
-        jobs = [self._job(window, wanted) for window, wanted in zip(windows, options, strict=True)]
-        outcomes: dict[int, Decoded | DecodeError] = {}
-        for group in _grouped(jobs, lambda job: job.length).values():
-            outcomes |= self._outcomes(group)
-        return [outcomes[id(job)] for job in jobs]
+        finished: dict[int, Decoded | DecodeError] = {}
+        pending: dict[int, Window | Retry] = dict(enumerate(windows))
+        while pending:
+            outcomes = self.decode_once(list(pending.values()), [options[number] for number in pending])
+            for number, outcome in zip(list(pending), outcomes, strict=True):
+                if isinstance(outcome, Retry):
+                    pending[number] = outcome
+                else:
+                    finished[number] = outcome
+                    del pending[number]
+        return [finished[number] for number in range(len(windows))]
 
-    def _outcomes(self, group: list[_Job]) -> Mapping[int, Decoded | DecodeError]:
-        """Decode windows of one padded length; whatever breaks becomes their outcome."""
+    def decode_once(
+        self, windows: Sequence[Window | Retry], options: Sequence[Options]
+    ) -> list[Decoded | DecodeError | Retry]:
+        """Try each window's next temperature; see `types.RetryingEngine`."""
+        states = [self._state(window, wanted) for window, wanted in zip(windows, options, strict=True)]
+        outcomes: dict[int, Decoded | DecodeError | Retry] = {}
+        for group in _grouped(states, lambda state: state.length).values():
+            outcomes |= self._outcomes(group)
+        return [outcomes[id(state)] for state in states]
+
+    def _outcomes(self, group: list[_State]) -> Mapping[int, Decoded | DecodeError | Retry]:
+        """Decode windows of one padded length. An exception becomes the outcome of each."""
         try:
             self._decode_group(group)
-            decoded = {id(job): self._decoded(job) for job in group}
-            self._add_words([job for job in group if job.options.word_timestamps or job.options.logprobs], decoded)
-        except (RuntimeError, ValueError, KeyError, TickertapeError) as error:
-            failed = EngineFailed(f"The engine failed: {type(error).__name__}.")
+            done = [state for state in group if not state.needs_retry]
+            decoded = {id(state): self._decoded(state) for state in done}
+            self._add_words(
+                [state for state in done if state.options.word_timestamps or state.options.logprobs], decoded
+            )
+        except (RuntimeError, ValueError, LookupError, TickertapeError) as error:
+            failed = EngineError(f"The engine failed: {type(error).__name__}.")
             failed.__cause__ = error
             return dict.fromkeys(map(id, group), failed)
-        return decoded
+        return {id(state): Retry(state) for state in group if state.needs_retry} | decoded
 
-    def _job(self, window: Window, options: Options) -> _Job:
+    def _state(self, window: Window | Retry, options: Options) -> _State:
+        if isinstance(window, Retry):
+            assert isinstance(window.state, _State)  # noqa: S101 - `decode_once` made it
+            return window.state
         length = self._padded_length(window.length)
-        return _Job(window, options, length, log_mel(window.samples, length, self._model.dimensions.n_mels))
+        return _State(window, options, length, log_mel(window.samples, length, self.prepared.dimensions.n_mels))
 
     def _padded_length(self, length: int) -> int:
         """Samples that the encoder is given: 30 s, or less for checkpoints trained on trimmed windows."""
-        if not self.trimmed:
+        if self.prepared.audio_context == "full":
             return WINDOW_SAMPLES
         seconds = next((s + SILENCE_SECONDS for s in TRIMMED_SECONDS if s * SAMPLE_RATE >= length), WINDOW_SECONDS)
         return int(seconds * SAMPLE_RATE)
 
-    def _decode_group(self, group: list[_Job]) -> None:
-        """Encode windows of one length, find their languages, and decode until each passes its checks."""
-        with _timed(group, "encode"):
-            self._encode(group)
-        with _timed(group, "decode"):
-            self._find_languages([job for job in group if job.options.language is None])
-            for job in group:
-                job.language = job.options.language or job.language
-            step, waiting = 0, group
-            while waiting:
-                for same in _grouped(waiting, self._call_key(step)).values():
-                    self._attempt(same, step)
-                step += 1
-                waiting = [job for job in waiting if job.failed and step < len(job.options.temperatures)]
+    def _decode_group(self, group: list[_State]) -> None:
+        """Decode windows of one padded length at each one's next temperature; encode the new ones first."""
+        new = [state for state in group if not state.attempts]
+        self._encode(new)
+        self._find_languages([state for state in new if state.options.language is None])
+        for state in new:
+            state.language = state.options.language or state.language
+        for same in _grouped(group, self._call_key).values():
+            with _measure(same, "decode"):
+                self._attempt(same)
 
-    def _encode(self, group: list[_Job]) -> None:
-        if self._encoder is None:
+    def _encode(self, group: list[_State]) -> None:
+        if self._encoder is None or not group:
             return
-        states = self._encoder.encode(np.stack([job.features for job in group]))
-        for job, own in zip(group, states, strict=True):
-            job.features = own
+        with _measure(group, "encode"):
+            states = self._encoder.encode(np.stack([state.features for state in group]))
+        for state, own in zip(group, states, strict=True):
+            state.features = own
 
-    def _input(self, group: list[_Job]) -> Any:
+    def _input(self, group: list[_State]) -> Any:
         """The group's features, as the decoder takes them: [batch, ...]."""
         import ctranslate2
 
-        stacked = group[0].features[None] if len(group) == 1 else np.stack([job.features for job in group])
+        stacked = group[0].features[None] if len(group) == 1 else np.stack([state.features for state in group])
         return ctranslate2.StorageView.from_array(np.ascontiguousarray(stacked))
 
-    def _find_languages(self, group: list[_Job]) -> None:
-        if not group or len(self.languages) == 1:
-            for job in group:
-                job.language = self.languages[0]
+    def _find_languages(self, group: list[_State]) -> None:
+        if not group or len(self._tokens.languages) == 1:
+            for state in group:
+                state.language = self._tokens.languages[0]
             return
-        for job, ranked in zip(group, self._decoder.detect_language(self._input(group)), strict=True):
-            job.language, job.language_probability = ranked[0][0].strip("<|>"), float(ranked[0][1])
+        with _measure(group, "decode"):
+            detected = self._decoder.detect_language(self._input(group))
+        for state, ranked in zip(group, detected, strict=True):
+            state.language, state.language_probability = ranked[0][0].strip("<|>"), float(ranked[0][1])
 
-    def _call_key(self, step: int) -> Callable[[_Job], Hashable]:
-        """What windows must share to share a call: the layout of the prompt and the way tokens are chosen."""
+    def _call_key(self, state: _State) -> Hashable:
+        """What windows of one decoder call have in common: the layout of the prompt and the search parameters."""
+        options = state.options
+        alone = id(state) if state.temperature > 0 else None  # sampled tokens depend on the neighbours in a batch
+        search = (options.timestamps, state.temperature, options.beam_size, options.max_new_tokens)
+        return len(self._prompt(state)), search, alone
 
-        def key(job: _Job) -> Hashable:
-            prompt = self._prompt(job)
-            temperature = job.options.temperatures[step]
-            alone = id(job) if temperature > 0 else None
-            return (
-                len(prompt),
-                job.options.timestamps,
-                temperature,
-                job.options.beam_size,
-                job.options.max_new_tokens,
-                alone,
-            )
+    def _prompt(self, state: _State) -> list[int]:
+        return self._tokens.prompt(
+            state.options, state.language, self.prepared.dimensions.max_target_positions // 2 - 1
+        )
 
-        return key
-
-    def _prompt(self, job: _Job) -> list[int]:
-        return self._tokens.prompt(job.options, job.language, self._model.dimensions.max_target_positions // 2 - 1)
-
-    def _attempt(self, group: list[_Job], step: int) -> None:
-        """Decode windows of equal prompt layout at their options' temperature number `step`."""
-        first = group[0].options
-        temperature = first.temperatures[step]
-        prompts = [self._prompt(job) for job in group]
+    def _attempt(self, group: list[_State]) -> None:
+        """Decode windows of equal prompt layout and temperature."""
+        first, temperature = group[0].options, group[0].temperature
+        prompts = [self._prompt(state) for state in group]
         results = self._decoder.generate(
             self._input(group),
             prompts,
@@ -249,18 +279,18 @@ class WhisperEngine:
             max_initial_timestamp_index=MAX_INITIAL_TIME,
             suppress_tokens=[-1, *self._tokens.specials],
         )
-        for job, result in zip(group, results, strict=True):
-            job.attempt = self._read(result, temperature)
-            job.attempts += 1
-            job.failed = _fails(job.attempt, job.options)
-            job.shared = max(job.shared, len(group))
+        for state, result in zip(group, results, strict=True):
+            state.attempt = self._read(result, temperature)
+            state.attempts += 1
+            state.failed = _fails(state.attempt, state.options)
+            state.shared = max(state.shared, len(group))
 
     def _max_length(self, options: Options, prompt: int) -> int:
         """CTranslate2's `max_length` for the wanted number of new tokens.
 
         It generates min(max_length / 2, max_length - prompt + 1) of them (src/models/whisper.cc).
         """
-        most = self._model.dimensions.max_target_positions
+        most = self.prepared.dimensions.max_target_positions
         wanted = min(options.max_new_tokens or most // 2, most // 2)
         return min(most, max(2 * wanted, wanted + prompt - 1))
 
@@ -271,65 +301,65 @@ class WhisperEngine:
         avg_logprob = result.scores[best] * len(tokens) / (len(tokens) + 1) if tokens else 0.0
         return _Attempt(tokens, self._tokens.decode(tokens), avg_logprob, result.no_speech_prob, temperature)
 
-    def _decoded(self, job: _Job) -> Decoded:
+    def _decoded(self, state: _State) -> Decoded:
         """Read the last attempt as segments, unless it is silence."""
-        attempt = job.attempt
+        attempt = state.attempt
         if attempt is None:
             raise ValueError("no temperature was given")
         segments: tuple[Segment, ...] = ()
-        if not _is_silence(attempt, job.options):
-            phrases = self._tokens.phrases(attempt.tokens, job.window.length)
-            found = (self._segment(phrase, job, attempt) for phrase in phrases)
+        if not _is_silence(attempt, state.options):
+            phrases = self._tokens.phrases(attempt.tokens, state.window.length)
+            found = (self._segment(phrase, state, attempt) for phrase in phrases)
             segments = tuple(segment for segment in found if segment.text.strip())
         return Decoded(
             segments,
-            job.language,
-            job.language_probability,
+            state.language,
+            state.language_probability,
             attempt.no_speech_prob,
-            attempts=job.attempts,
-            batch_size=job.shared,
-            encode_seconds=job.seconds["encode"],
-            decode_seconds=job.seconds["decode"],
+            attempts=state.attempts,
+            batch_size=state.shared,
+            encode_seconds=state.seconds["encode"],
+            decode_seconds=state.seconds["decode"],
         )
 
-    def _segment(self, phrase: Phrase, job: _Job, attempt: _Attempt) -> Segment:
+    def _segment(self, phrase: Phrase, state: _State, attempt: _Attempt) -> Segment:
         return Segment(
             phrase.start,
             phrase.end,
             self._tokens.decode(phrase.tokens),
             phrase.tokens,
-            language=job.language,
-            channel=job.window.channel,
+            language=state.language,
+            channel=state.window.channel,
             temperature=attempt.temperature,
             avg_logprob=attempt.avg_logprob,
             compression_ratio=attempt.compression_ratio,
             no_speech_prob=attempt.no_speech_prob,
         )
 
-    def _add_words(self, jobs: list[_Job], decoded: dict[int, Decoded]) -> None:
+    def _add_words(self, states: list[_State], decoded: dict[int, Decoded]) -> None:
         """Align the text of windows of one length with their audio; fills in words and token probabilities."""
-        spoken = [job for job in jobs if decoded[id(job)].segments]
-        for same in _grouped(spoken, lambda job: tuple(self._tokens.task(job.options, job.language))).values():
-            with _timed(same, "decode"):
+        spoken = [state for state in states if decoded[id(state)].segments]
+        for same in _grouped(spoken, lambda state: tuple(self._tokens.task(state.options, state.language))).values():
+            with _measure(same, "decode"):
                 results = self._decoder.align(
                     self._input(same),
                     self._tokens.task(same[0].options, same[0].language),
-                    [[token for segment in decoded[id(job)].segments for token in segment.tokens] for job in same],
-                    [_content_frames(job) for job in same],
+                    [[token for segment in decoded[id(state)].segments for token in segment.tokens] for state in same],
+                    [_content_frames(state) for state in same],
                 )
-            for job, result in zip(same, results, strict=True):
+            for state, result in zip(same, results, strict=True):
                 alignment = Alignment(result.alignments, result.text_token_probs)
-                decoded[id(job)] = replace(
-                    decoded[id(job)],
-                    segments=tuple(self._aligned(decoded[id(job)].segments, alignment, job)),
-                    decode_seconds=job.seconds["decode"],
+                decoded[id(state)] = replace(
+                    decoded[id(state)],
+                    segments=tuple(self._aligned(decoded[id(state)].segments, alignment, state)),
+                    decode_seconds=state.seconds["decode"],
                 )
 
-    def _aligned(self, segments: tuple[Segment, ...], alignment: Alignment, job: _Job) -> Iterator[Segment]:
+    def _aligned(self, segments: tuple[Segment, ...], alignment: Alignment, state: _State) -> Iterator[Segment]:
         """Give each segment its words and its tokens' probabilities."""
-        spaced = job.language not in SPACELESS
+        spaced = state.language not in SPACELESS
         texts = [word for segment in segments for word in self._tokens.words(segment.tokens, spaced=spaced)]
-        words = deque(timed(texts, alignment, job.window.length))
+        words = deque(time_words(texts, alignment, state.window.length))
         seen = reached = 0
         for segment in segments:
             first, seen = seen, seen + len(segment.tokens)
@@ -338,19 +368,20 @@ class WhisperEngine:
                 word, count = words.popleft()
                 own.append(word)
                 reached += count
-            yield self._with(segment, own, alignment.probabilities[first:seen], job.options)
+            yield self._with(segment, own, alignment.probabilities[first:seen], state.options)
 
     def _with(self, segment: Segment, words: list[Word], probabilities: Sequence[float], options: Options) -> Segment:
         if options.logprobs:
             segment = replace(
                 segment,
-                token_logprobs=tuple(math.log(max(probability, TINY)) for probability in probabilities),
+                token_logprobs=tuple(math.log(max(probability, MIN_PROBABILITY)) for probability in probabilities),
                 token_bytes=tuple(self._tokens.bytes_of(token) for token in segment.tokens),
             )
         if options.word_timestamps:
-            segment = replace(segment, words=tuple(begun(words, segment.start) if options.timestamps else words))
+            clipped = clip_starts(words, segment.start_sample) if options.timestamps else words
+            segment = replace(segment, words=tuple(clipped))
         if words and not options.timestamps:
-            segment = replace(segment, start=words[0].start, end=words[-1].end)
+            segment = replace(segment, start_sample=words[0].start_sample, end_sample=words[-1].end_sample)
         return segment
 
 
@@ -384,7 +415,7 @@ def _compute_type(wanted: str, device: str, prepared: Prepared) -> tuple[str, st
 def _search(options: Options, temperature: float) -> dict[str, Any]:
     """CTranslate2's arguments for one temperature: greedy or beam at 0, else the best of a few samples."""
     if temperature > 0:
-        return {"beam_size": 1, "num_hypotheses": SAMPLED, "sampling_topk": 0, "sampling_temperature": temperature}
+        return {"beam_size": 1, "num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": temperature}
     return {"beam_size": options.beam_size}
 
 
@@ -404,23 +435,24 @@ def _is_silence(attempt: _Attempt, options: Options) -> bool:
     return options.logprob_threshold is None or attempt.avg_logprob <= options.logprob_threshold
 
 
-def _content_frames(job: _Job) -> int:
+def _content_frames(state: _State) -> int:
     """Mel frames that hold the window's own samples: an even number, as two make an encoder position."""
-    return max(2, 2 * -(-job.window.length // (2 * HOP)))
+    return max(2, 2 * -(-state.window.length // (2 * HOP)))
 
 
-def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Hashable, list[T]]:
     """Items by key, in order."""
-    groups: dict[K, list[T]] = defaultdict(list)
+    groups: dict[Hashable, list[T]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
     return groups
 
 
 @contextlib.contextmanager
-def _timed(jobs: list[_Job], what: str) -> Iterator[None]:
-    """Add the time that a block takes to each of its windows."""
+def _measure(states: list[_State], what: str) -> Iterator[None]:
+    """Divide the seconds that a call takes among its windows."""
     started = time.perf_counter()
     yield
-    for job in jobs:
-        job.seconds[what] += time.perf_counter() - started
+    share = (time.perf_counter() - started) / len(states)
+    for state in states:
+        state.seconds[what] += share

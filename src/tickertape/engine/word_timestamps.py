@@ -13,9 +13,9 @@ from statistics import median
 from tickertape.types import SAMPLES_PER_TOKEN, Word
 
 OPENING = "\"'“¿([{-"  # marks that belong to the word after them
-CLOSING = "\"'.。,，!！?？:：”)]}、"  # marks that belong to the word before them
+CLOSING_MARKS = "\"'.。,，!！?？:：”)]}、"  # marks that belong to the word before them
 SENTENCE_ENDS = ".。!！?？"
-LONG = 2  # medians: a longer word at the edge of a sentence holds a pause
+MAX_WORD_MEDIANS = 2  # medians: a longer word at the edge of a sentence holds a pause
 
 TextTokens = tuple[str, tuple[int, ...]]  # a word and its tokens
 
@@ -28,7 +28,7 @@ class Alignment:
     probabilities: Sequence[float]
 
 
-def timed(words: Sequence[TextTokens], alignment: Alignment, length: int) -> list[tuple[Word, int]]:
+def time_words(words: Sequence[TextTokens], alignment: Alignment, length: int) -> list[tuple[Word, int]]:
     """Time the words of one window of `length` samples; with each, how many tokens it has."""
     starts = _token_starts(alignment, sum(len(tokens) for _, tokens in words), length)
     found: list[tuple[Word, int]] = []
@@ -41,14 +41,14 @@ def timed(words: Sequence[TextTokens], alignment: Alignment, length: int) -> lis
     return _merged(_shortened(found))
 
 
-def begun(words: list[Word], start: int) -> list[Word]:
+def clip_starts(words: list[Word], start: int) -> list[Word]:
     """A segment's words, of which the first does not begin before the segment does.
 
     The alignment's path begins where the window does: the first word would hold the silence before it.
     """
-    if not words or not words[0].start < start < words[0].end:
+    if not words or not words[0].start_sample < start < words[0].end_sample:
         return words
-    return [replace(words[0], start=start), *words[1:]]
+    return [replace(words[0], start_sample=start), *words[1:]]
 
 
 def _token_starts(alignment: Alignment, count: int, length: int) -> list[int]:
@@ -65,18 +65,18 @@ def _token_starts(alignment: Alignment, count: int, length: int) -> list[int]:
 
 def _shortened(words: list[tuple[Word, int]]) -> list[tuple[Word, int]]:
     """Cut the pause out of words at the edges of sentences."""
-    lasting = [word.end - word.start for word, _ in words if word.end > word.start]
-    limit = int(LONG * median(lasting)) if lasting else 0
+    lasting = [word.end_sample - word.start_sample for word, _ in words if word.end_sample > word.start_sample]
+    limit = int(MAX_WORD_MEDIANS * median(lasting)) if lasting else 0
     if not limit:
         return words
     cut: list[tuple[Word, int]] = []
     for index, (word, tokens) in enumerate(words):
         begins = index == 0 or words[index - 1][0].text.rstrip()[-1:] in SENTENCE_ENDS
         ends = index == len(words) - 1 or word.text.rstrip()[-1:] in SENTENCE_ENDS
-        if word.end - word.start > limit and begins:
-            cut.append((replace(word, start=word.end - limit), tokens))
-        elif word.end - word.start > limit and ends:
-            cut.append((replace(word, end=word.start + limit), tokens))
+        if word.end_sample - word.start_sample > limit and begins:
+            cut.append((replace(word, start_sample=word.end_sample - limit), tokens))
+        elif word.end_sample - word.start_sample > limit and ends:
+            cut.append((replace(word, end_sample=word.start_sample + limit), tokens))
         else:
             cut.append((word, tokens))
     return cut
@@ -92,7 +92,7 @@ def _merged(words: list[tuple[Word, int]]) -> list[tuple[Word, int]]:
         mark = word.text.strip()
         if mark and word.text.startswith(" ") and all(c in OPENING for c in mark):
             opening = (word, tokens)
-        elif mark and merged and all(c in CLOSING for c in mark) and not word.text.startswith(" "):
+        elif mark and merged and all(c in CLOSING_MARKS for c in mark) and not word.text.startswith(" "):
             before, count = merged[-1]
             merged[-1] = (replace(before, text=before.text + word.text), count + tokens)
         else:

@@ -1,4 +1,4 @@
-"""Decoded windows to one transcript: true offsets, order, overlaps merged, texts joined.
+"""Decoded windows to one transcript: times in the recording, in order, overlaps merged, texts joined.
 
     assembler = Assembler(duration=audio.length)
     for window, decoded in ...:                    # by start time; the channels of a split recording interleave
@@ -6,10 +6,10 @@
     show(assembler.finish())
     transcript = assembler.transcript()
 
-Where two windows overlap, both have heard the same words. The last of the first window and the first of the second
-are laid side by side: the longest run of words that both have is where one takes over from the other. Word times, when
-there are any, say which words can be the same. Without a common word the middle of the overlap decides, and the
-second window takes over where the first one's last kept word (or segment) ends, so that nothing falls in between.
+Two overlapping windows contain the same words. The assembler aligns the last words of the first window with the first
+words of the second; the longest run of common words is where the second takes over. With word times, only words at
+about the same time can match. Without a common word, the middle of the overlap decides: the second window takes over
+where the last kept word (or segment) of the first ends.
 """
 
 from __future__ import annotations
@@ -19,75 +19,78 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import TypeAlias, TypeVar
 
-from tickertape.languages import SPACELESS, separator
+from tickertape.transcripts.languages import SPACELESS, separator
 from tickertape.types import SAMPLE_RATE, Decoded, Notice, Segment, Span, Task, Transcript, Window, Word
 
-SLACK = 2 * SAMPLE_RATE  # segment times err: what ends this close to an overlap may lie in it
-SAME = SAMPLE_RATE // 2  # word times err too: up to here two equal words are one
-FASTEST = 6  # words a second, and a little more than people say
-FASTEST_SPACELESS = 12  # characters a second
+SEGMENT_TIME_ERROR = 2 * SAMPLE_RATE  # samples; a segment that ends this close to an overlap may lie in it
+WORD_TIME_ERROR = SAMPLE_RATE // 2  # samples; equal words at most this far apart are the same word
+MAX_WORDS_PER_SECOND = 6  # slightly more than people say
+MAX_CHARACTERS_PER_SECOND = 12  # in languages written without spaces
+
+_Timed = TypeVar("_Timed", Segment, Word)
+_Cut: TypeAlias = "tuple[int, int]"  # how many units to keep of the first window, and to skip of the second
 
 
 class Assembler:
-    """Puts decoded windows together as they come, in the order of their start."""
+    """Assembles decoded windows, which are added in the order of their start."""
 
     def __init__(
         self, *, duration: int, channels: int = 1, task: Task = "transcribe", notices: Iterable[Notice] = ()
     ) -> None:
         """`duration` is the recording's, in samples; no time will exceed it."""
         self._duration, self._channels, self._task, self._notices = duration, channels, task, tuple(notices)
-        self._held: dict[int, list[Segment]] = {}  # by channel: what the next window may still change
-        self._reached = [0] * channels  # by channel: the end of the last settled segment
-        self._settled: list[Segment] = []  # waiting only for their turn among the channels
+        self._pending: dict[int, list[Segment]] = {}  # by channel: segments that the next window may change
+        self._ends = [0] * channels  # by channel: the end of the last settled segment
+        self._settled: list[Segment] = []  # complete, but an earlier segment of another channel may follow
         self._final: list[Segment] = []
-        self._spoken: Counter[str] = Counter()  # samples by language
+        self._samples: Counter[str] = Counter()  # by language
 
     def add(self, window: Window, decoded: Decoded) -> tuple[Segment, ...]:
-        """Take the next window; return the segments that are final now, in order, timed within the recording."""
-        segments = _placed(window, decoded, self._duration)
-        self._spoken[decoded.language] += sum(segment.end - segment.start for segment in segments)
+        """Add the next window. Returns the segments that are now final, in order, timed within the recording."""
+        segments = _place(window, decoded, self._duration)
+        self._samples[decoded.language] += sum(segment.end_sample - segment.start_sample for segment in segments)
         if self._task == "translate":
             segments = [replace(segment, language="en") for segment in segments]
-        if held := self._held.pop(window.channel, []):
+        if pending := self._pending.pop(window.channel, []):
             if window.overlap:
-                held, segments = _merged(held, segments, Span(window.start, window.start + window.overlap))
-            self._settle(held)
+                pending, segments = _merge(pending, segments, Span(window.start, window.start + window.overlap))
+            self._settle(pending)
         if window.tail:
-            certain = window.end - window.tail - SLACK
-            early = list(takewhile(lambda segment: segment.end <= certain, segments))
-            self._held[window.channel], segments = segments[len(early) :], early
+            certain = window.end - window.tail - SEGMENT_TIME_ERROR
+            early = list(takewhile(lambda segment: segment.end_sample <= certain, segments))
+            self._pending[window.channel], segments = segments[len(early) :], early
         self._settle(segments)
         return self._release(window.start)
 
     def finish(self) -> tuple[Segment, ...]:
-        """Return what was held back: no window follows."""
-        for channel in sorted(self._held):
-            self._settle(self._held[channel])
-        self._held.clear()
+        """Return the remaining segments; no window follows."""
+        for channel in sorted(self._pending):
+            self._settle(self._pending[channel])
+        self._pending.clear()
         return self._release(self._duration)
 
     def transcript(self) -> Transcript:
-        """Everything that was final so far; the whole recording after `finish`."""
-        language = self._spoken.most_common(1)[0][0] if self._spoken else "en"
-        segments = tuple(self._final)
-        return Transcript(
-            joined(segments), segments, language, self._duration, self._task, self._notices, self._channels
-        )
+        """The segments that are final so far; after `finish`, the whole recording."""
+        language = self._samples.most_common(1)[0][0] if self._samples else "en"
+        text, segments = join_text(self._final), tuple(self._final)
+        return Transcript(text, segments, language, self._duration, self._task, self._notices, self._channels)
 
     def _settle(self, segments: Iterable[Segment]) -> None:
-        """Take segments of one channel as they are, each after the one before."""
+        """Settle segments of one channel, each after the end of the previous one."""
         for segment in segments:
-            settled = _after(segment, self._reached[segment.channel])
-            self._reached[segment.channel] = settled.end
+            settled = _after(segment, self._ends[segment.channel])
+            self._ends[segment.channel] = settled.end_sample
             self._settled.append(settled)
 
-    def _release(self, heard: int) -> tuple[Segment, ...]:
-        """Make final what no later segment can precede: windows that start before `heard` have all been added."""
+    def _release(self, added_until: int) -> tuple[Segment, ...]:
+        """Make segments final that no later one can precede. All windows starting before `added_until` were added."""
         if self._channels > 1:
-            bound = min([heard, *(segment.start for held in self._held.values() for segment in held)])
-            self._settled.sort(key=lambda segment: (segment.start, segment.channel))
-            ready = [segment for segment in self._settled if segment.start <= bound]
+            starts = [segment.start_sample for pending in self._pending.values() for segment in pending]
+            bound = min([added_until, *starts])
+            self._settled.sort(key=lambda segment: (segment.start_sample, segment.channel))
+            ready = [segment for segment in self._settled if segment.start_sample <= bound]
         else:
             ready = self._settled
         self._settled = self._settled[len(ready) :]
@@ -95,8 +98,8 @@ class Assembler:
         return tuple(ready)
 
 
-def joined(segments: Sequence[Segment]) -> str:
-    """The text of segments in order: with a space between, except in languages written without."""
+def join_text(segments: Iterable[Segment]) -> str:
+    """The text of segments, joined by spaces except between languages written without."""
     text, language = "", ""
     for segment in segments:
         text += (separator(language, segment.language) if text else "") + segment.text.strip()
@@ -104,170 +107,162 @@ def joined(segments: Sequence[Segment]) -> str:
     return text
 
 
-def _placed(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
-    """The window's segments in samples of the recording, inside the window and the recording; empty ones dropped."""
-    end = min(window.end, duration)
+def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
+    """The window's segments with text, their times moved into the recording and limited to window and recording."""
+    latest = min(window.end, duration)
 
-    def place(time: int) -> int:
-        return min(max(window.start + time, window.start), end)
+    def place(timed: _Timed) -> _Timed:
+        start, end = (
+            min(max(window.start + at, window.start), latest) for at in (timed.start_sample, timed.end_sample)
+        )
+        return replace(timed, start_sample=start, end_sample=end)
 
     return [
         replace(
-            segment,
-            start=place(segment.start),
-            end=place(segment.end),
-            words=tuple(replace(word, start=place(word.start), end=place(word.end)) for word in segment.words),
-            channel=window.channel,
-            language=decoded.language,
+            place(segment), words=tuple(map(place, segment.words)), channel=window.channel, language=decoded.language
         )
         for segment in decoded.segments
         if segment.text.strip()
     ]
 
 
-def _after(segment: Segment, reached: int) -> Segment:
-    """The segment from `reached` on: its words in order and apart, itself around all of them."""
+def _after(segment: Segment, end: int) -> Segment:
+    """The segment moved behind `end`, its words in order without overlaps, its times around all of its words."""
     words: list[Word] = []
-    at = reached
+    start = max(segment.start_sample, end)
     for word in segment.words:
-        start = max(word.start, at)
-        at = max(word.end, start)
-        words.append(replace(word, start=start, end=at))
-    start = max(segment.start, reached)
+        begin = max(word.start_sample, end)
+        end = max(word.end_sample, begin)
+        words.append(replace(word, start_sample=begin, end_sample=end))
     if words:
-        start = min(start, words[0].start)
-    return replace(segment, start=start, end=max(segment.end, start, at), words=tuple(words))
+        start = min(start, words[0].start_sample)
+    return replace(segment, start_sample=start, end_sample=max(segment.end_sample, start, end), words=tuple(words))
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """A word of a segment, or a character where words are not told apart; times are estimated without word times."""
+class _Unit:
+    """A word, or a character of a language written without spaces. Times are estimated without word times."""
 
     text: str
-    start: int
-    end: int
-    owner: int  # index of the segment
+    start_sample: int
+    end_sample: int
+    segment: int  # index
     word: Word | None = None
 
     @property
     def key(self) -> str:
-        """What makes two pieces the same: letters and digits, in any case."""
+        """Letters and digits, case-folded: equal for equal units."""
         return "".join(character for character in self.text.casefold() if character.isalnum())
 
     @property
     def middle(self) -> int:
-        return (self.start + self.end) // 2
+        return (self.start_sample + self.end_sample) // 2
 
 
-def _merged(first: list[Segment], second: list[Segment], overlap: Span) -> tuple[list[Segment], list[Segment]]:
-    """What to keep of the segments before and after the start of a window, whose first samples both have heard."""
+def _merge(first: list[Segment], second: list[Segment], overlap: Span) -> tuple[list[Segment], list[Segment]]:
+    """The segments to keep of two windows that share the samples of `overlap`."""
     if not first or not second:
         return first, second
     timed = all(segment.words for segment in (*first, *second))
-    left, right = _pieces(first, timed=timed), _pieces(second, timed=timed)
-    spaceless = first[-1].language in SPACELESS
-    meeting = (
-        (_meeting_by_time(left, right, overlap) if timed else None)
-        or _meeting_by_text(left, right, overlap, spaceless)
-        or _meeting_in_the_middle(left, right, overlap, whole=None if timed else (first, second))
+    left, right = _units(first, timed=timed), _units(second, timed=timed)
+    kept, skipped = (
+        (_cut_at_time(left, right, overlap) if timed else None)
+        or _cut_at_text(left, right, overlap, spaceless=first[-1].language in SPACELESS)
+        or _cut_in_the_middle(left, right, overlap, whole=None if timed else (first, second))
     )
-    kept, begun = meeting
-    return _rebuilt(first, left, left[:kept]), _rebuilt(second, right, right[begun:])
+    return _rebuild(first, left, left[:kept]), _rebuild(second, right, right[skipped:])
 
 
-def _pieces(segments: list[Segment], *, timed: bool) -> list[_Piece]:
-    """Every word of the segments, or every character of those without spaces, with its time."""
-    pieces: list[_Piece] = []
-    for owner, segment in enumerate(segments):
+def _units(segments: list[Segment], *, timed: bool) -> list[_Unit]:
+    units: list[_Unit] = []
+    for index, segment in enumerate(segments):
         if timed:
-            pieces += [_Piece(word.text, word.start, word.end, owner, word) for word in segment.words]
+            units += [_Unit(word.text, word.start_sample, word.end_sample, index, word) for word in segment.words]
             continue
+        start, samples = segment.start_sample, segment.end_sample - segment.start_sample
         texts = re.findall(r"\s*\S" if segment.language in SPACELESS else r"\s*\S+", segment.text)
         length, at = max(sum(map(len, texts)), 1), 0
         for text in texts:
-            start = segment.start + (segment.end - segment.start) * at // length
-            end = segment.start + (segment.end - segment.start) * (at + len(text)) // length
-            pieces.append(_Piece(text, start, end, owner))
-            at += len(text)
-    return pieces
+            end = at + len(text)
+            units.append(_Unit(text, start + samples * at // length, start + samples * end // length, index))
+            at = end
+    return units
 
 
-def _meeting_by_time(left: list[_Piece], right: list[_Piece], overlap: Span) -> tuple[int, int] | None:
-    """How many pieces to keep on the left and to skip on the right: at a word that both heard at about that time."""
-    a = [i for i, piece in enumerate(left) if piece.end > overlap.start - SAME]
-    b = [j for j, piece in enumerate(right) if piece.start < overlap.end + SAME]
-    runs = _runs(left, right, a, b, near=SAME)
+def _cut_at_time(left: list[_Unit], right: list[_Unit], overlap: Span) -> _Cut | None:
+    """Cut at a word that both windows contain at about the same time."""
+    a = [i for i, unit in enumerate(left) if unit.end_sample > overlap.start - WORD_TIME_ERROR]
+    b = [j for j, unit in enumerate(right) if unit.start_sample < overlap.end + WORD_TIME_ERROR]
+    runs = _common_runs(left, right, a, b, max_distance=WORD_TIME_ERROR)
     if not runs:
         return None
 
-    def nearness(run: tuple[int, int, int]) -> int:
+    def closeness(run: tuple[int, int, int]) -> int:
         i, j, length = run
-        return sum(SAME - abs(left[i + n].middle - right[j + n].middle) for n in range(length))
+        return sum(WORD_TIME_ERROR - abs(left[i + n].middle - right[j + n].middle) for n in range(length))
 
-    i, j, length = max(runs, key=nearness)  # of "no no no", which is which
+    i, j, length = max(runs, key=closeness)  # in "no no no", times decide which words are the same
     middle = (overlap.start + overlap.end) // 2
-    i, j = min(((i + n, j + n) for n in range(length)), key=lambda pair: abs(left[pair[0]].middle - middle))
-    return i + 1, j + 1
+    n = min(range(length), key=lambda n: abs(left[i + n].middle - middle))
+    return i + n + 1, j + n + 1
 
 
-def _meeting_by_text(left: list[_Piece], right: list[_Piece], overlap: Span, spaceless: bool) -> tuple[int, int] | None:
-    """The same without times: only a run at the very border counts, give or take words that the border cut in two."""
-    most = 4 + overlap.length * (FASTEST_SPACELESS if spaceless else FASTEST) // SAMPLE_RATE
+def _cut_at_text(left: list[_Unit], right: list[_Unit], overlap: Span, *, spaceless: bool) -> _Cut | None:
+    """Cut behind a common run at the border, where a few wrong words may stand between run and border."""
+    per_second = MAX_CHARACTERS_PER_SECOND if spaceless else MAX_WORDS_PER_SECOND
+    most = 4 + overlap.length * per_second // SAMPLE_RATE
     a, b = range(max(0, len(left) - most), len(left)), range(min(most, len(right)))
-    least = 2 if spaceless else 1
     runs = [
         (length, i + length, j + length)
-        for i, j, length in _runs(left, right, a, b)
-        if length >= least and len(left) - i - length <= length and j <= length
+        for i, j, length in _common_runs(left, right, a, b)
+        if length >= (2 if spaceless else 1) and len(left) - i - length <= length and j <= length
     ]
-    if not runs:
-        return None
-    _, kept, begun = max(runs, key=lambda run: (run[0], run[1] - run[2]))
-    return kept, begun
+    return max(runs, key=lambda run: (run[0], run[1] - run[2]))[1:] if runs else None
 
 
-def _runs(
-    left: list[_Piece], right: list[_Piece], a: Sequence[int], b: Sequence[int], near: int | None = None
+def _common_runs(
+    left: list[_Unit], right: list[_Unit], a: Sequence[int], b: Sequence[int], max_distance: int | None = None
 ) -> list[tuple[int, int, int]]:
-    """Every longest run of equal pieces as (first left, first right, length); `near` bounds their distance in time."""
+    """The maximal runs of equal units: (first left, first right, length). `max_distance` in samples limits matches."""
     lengths: dict[tuple[int, int], int] = {}
     for i in a:
         for j in b:
             same = left[i].key and left[i].key == right[j].key
-            if same and (near is None or abs(left[i].middle - right[j].middle) <= near):
+            if same and (max_distance is None or abs(left[i].middle - right[j].middle) <= max_distance):
                 lengths[i, j] = lengths.get((i - 1, j - 1), 0) + 1
     return [(i - n + 1, j - n + 1, n) for (i, j), n in lengths.items() if (i + 1, j + 1) not in lengths]
 
 
-def _meeting_in_the_middle(
-    left: list[_Piece], right: list[_Piece], overlap: Span, whole: tuple[list[Segment], list[Segment]] | None
-) -> tuple[int, int]:
-    """Without a common word: left what lies before the middle, right what lies after the last thing kept.
+def _cut_in_the_middle(
+    left: list[_Unit], right: list[_Unit], overlap: Span, whole: tuple[list[Segment], list[Segment]] | None
+) -> _Cut:
+    """Keep what lies before the middle of the overlap on the left, and what lies after the kept part on the right.
 
-    `whole` gives the segments, when they must be kept or dropped as they are, for want of word times.
+    Without word times, `whole` holds the segments: then each is kept or dropped as a whole.
     """
-    ours: Sequence[_Piece | Segment] = left if whole is None else [whole[0][piece.owner] for piece in left]
-    theirs: Sequence[_Piece | Segment] = right if whole is None else [whole[1][piece.owner] for piece in right]
-    if not any(unit.start < overlap.end for unit in theirs):
-        return len(left), 0  # the right heard nothing there
+    ours: Sequence[_Unit | Segment] = left if whole is None else [whole[0][unit.segment] for unit in left]
+    theirs: Sequence[_Unit | Segment] = right if whole is None else [whole[1][unit.segment] for unit in right]
+    if not any(timed.start_sample < overlap.end for timed in theirs):
+        return len(left), 0  # the second window has no text in the overlap
     middle = (overlap.start + overlap.end) // 2
-    kept = sum((unit.start + unit.end) // 2 < middle for unit in ours)
-    reached = max([overlap.start, *(unit.end for unit in ours[:kept])])
-    return kept, sum((unit.start + unit.end) // 2 < reached for unit in theirs)
+    kept = sum((timed.start_sample + timed.end_sample) // 2 < middle for timed in ours)
+    end = max([overlap.start, *(timed.end_sample for timed in ours[:kept])])
+    return kept, sum((timed.start_sample + timed.end_sample) // 2 < end for timed in theirs)
 
 
-def _rebuilt(segments: list[Segment], pieces: list[_Piece], kept: list[_Piece]) -> list[Segment]:
-    """The segments with only the kept pieces. One that lost some loses its tokens, which no longer say the same."""
+def _rebuild(segments: list[Segment], units: list[_Unit], kept: list[_Unit]) -> list[Segment]:
+    """The segments with only the kept units. A shortened segment loses its tokens, which no longer match its text."""
     rebuilt = []
-    for owner, segment in enumerate(segments):
-        mine = [piece for piece in kept if piece.owner == owner]
-        if len(mine) == sum(piece.owner == owner for piece in pieces):
+    for index, segment in enumerate(segments):
+        before = [unit for unit in units if unit.segment == index]
+        after = [unit for unit in kept if unit.segment == index]
+        if len(after) == len(before):
             rebuilt.append(segment)
-        elif mine:
-            text = "".join(piece.text for piece in mine)
-            words = tuple(piece.word for piece in mine if piece.word is not None)
-            start = segment.start if mine[0] is next(p for p in pieces if p.owner == owner) else mine[0].start
-            end = min(segment.end, mine[-1].end) if start == segment.start else segment.end
+        elif after:
+            start = segment.start_sample if after[0] is before[0] else after[0].start_sample
+            end = min(segment.end_sample, after[-1].end_sample) if start == segment.start_sample else segment.end_sample
+            text = "".join(unit.text for unit in after)
+            words = tuple(unit.word for unit in after if unit.word is not None)
             cleared = replace(segment, tokens=(), token_logprobs=(), token_bytes=())
-            rebuilt.append(replace(cleared, text=text, words=words, start=start, end=end))
+            rebuilt.append(replace(cleared, text=text, words=words, start_sample=start, end_sample=end))
     return rebuilt

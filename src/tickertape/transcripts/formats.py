@@ -1,7 +1,7 @@
 """Transcript to text, json, verbose_json, srt, vtt, tsv and stream events.
 
-Samples become milliseconds here, once and rounded half up.
-The JSON shapes are OpenAI's; a word's `probability`, a segment's `channel` and `warnings` are ours.
+Samples are rounded to milliseconds here, half up. The JSON shapes are OpenAI's, extended by a word's `probability`,
+a segment's `channel` and `warnings`.
 """
 
 from __future__ import annotations
@@ -9,46 +9,41 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, TypeAlias
 
-from tickertape.cues import Cue, cues, milliseconds
-from tickertape.languages import LANGUAGES, separator
+from tickertape.transcripts.assembler import join_text
+from tickertape.transcripts.languages import LANGUAGES, separator
+from tickertape.transcripts.subtitles import Cue, cues, milliseconds
 from tickertape.types import SAMPLE_RATE, Segment, Transcript
 
 Json: TypeAlias = dict[str, Any]
 
-HOP = 160  # samples per feature frame, the unit of OpenAI's `seek`
-FINITE = 1e6  # what an infinite probability becomes: JSON has no infinity
+SAMPLES_PER_FRAME = 160  # feature frames are the unit of OpenAI's `seek`
+MAX_NUMBER = 1e6  # replaces infinity, which JSON does not have
 
 
 def text(transcript: Transcript) -> str:
-    """The text on one line; of a split recording, a line for each turn with its speaker."""
+    """The text on one line. A split recording has one line for each turn, with its speaker."""
     if transcript.channels == 1:
-        return f"{_line(transcript.text)}\n"
-    lines: list[str] = []
-    last: Segment | None = None
-    for segment in transcript.segments:
-        if last is not None and last.channel == segment.channel:
-            lines[-1] += separator(last.language, segment.language) + _line(segment.text)
-        else:
-            lines.append(f"{speaker(segment.channel)}: {_line(segment.text)}")
-        last = segment
-    return "".join(f"{line}\n" for line in lines)
+        return f"{_one_line(transcript.text)}\n"
+    turns = groupby(transcript.segments, key=lambda segment: segment.channel)
+    return "".join(f"{speaker(channel)}: {_one_line(join_text(turn))}\n" for channel, turn in turns)
 
 
 def json_object(transcript: Transcript) -> Json:
     """OpenAI's `json` body."""
-    return {"text": transcript.text, "usage": usage(transcript), **_warnings(transcript)}
+    return {"text": transcript.text, **_usage_and_warnings(transcript)}
 
 
 def verbose_object(transcript: Transcript, *, segments: bool = True, words: bool = True) -> Json:
-    """OpenAI's `verbose_json` body, times in seconds; `words` appear only if the transcript has any."""
+    """OpenAI's `verbose_json` body, times in seconds. `words` appear only if the transcript has word times."""
     split = transcript.channels > 1
-    spoken = "en" if transcript.task == "translate" else transcript.language  # OpenAI names what the text is in
+    language = "en" if transcript.task == "translate" else transcript.language  # of the text
     body: Json = {
         "task": transcript.task,
-        "language": LANGUAGES.get(spoken, spoken),
-        "duration": _seconds(transcript.duration),
+        "language": LANGUAGES.get(language, language),
+        "duration": _seconds(transcript.samples),
         "text": transcript.text,
     }
     if segments:
@@ -57,50 +52,51 @@ def verbose_object(transcript: Transcript, *, segments: bool = True, words: bool
         body["words"] = [
             {
                 "word": word.text.strip(),
-                "start": _seconds(word.start),
-                "end": _seconds(word.end),
+                "start": _seconds(word.start_sample),
+                "end": _seconds(word.end_sample),
                 "probability": _number(word.probability),
                 **({"channel": segment.channel} if split else {}),
             }
             for segment in transcript.segments
             for word in segment.words
         ]
-    return body | {"usage": usage(transcript)} | _warnings(transcript)
+    return body | _usage_and_warnings(transcript)
 
 
 def srt(transcript: Transcript) -> str:
-    """SubRip: numbered cues, a comma before the milliseconds, the speaker of a split recording before the text."""
+    """SubRip. Cues of a split recording start with the speaker."""
     blocks = []
-    for number, cue in enumerate(cues(transcript, label=_srt_label(transcript)), 1):
+    label = len(f"{speaker(transcript.channels - 1)}: ") if transcript.channels > 1 else 0
+    for number, cue in enumerate(cues(transcript, label_characters=label), 1):
         name = f"{speaker(cue.channel)}: " if transcript.channels > 1 else ""
-        blocks.append(f"{number}\n{_span(cue, ',')}\n{name}{cue.text}\n")
+        blocks.append(f"{number}\n{_cue_times(cue, ',')}\n{name}{cue.text}\n")
     return "\n".join(blocks)
 
 
 def vtt(transcript: Transcript) -> str:
-    """WebVTT: `&`, `<` and `>` escaped, the speaker of a split recording in a voice tag."""
+    """WebVTT. Cues of a split recording have a voice tag."""
     blocks = ["WEBVTT\n"]
     for cue in cues(transcript):
         voice = f"<v {speaker(cue.channel)}>" if transcript.channels > 1 else ""
         escaped = cue.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        blocks.append(f"{_span(cue, '.')}\n{voice}{escaped}\n")
+        blocks.append(f"{_cue_times(cue, '.')}\n{voice}{escaped}\n")
     return "\n".join(blocks)
 
 
 def tsv(transcript: Transcript) -> str:
-    """Tab-separated: start and end in milliseconds, text; of a split recording, the channel too."""
+    """Tab-separated values: start and end in milliseconds, text, and the channel of a split recording."""
     split = transcript.channels > 1
     rows = ["start\tend\ttext" + ("\tchannel" if split else "")]
     for segment in transcript.segments:
-        row = f"{milliseconds(segment.start)}\t{milliseconds(segment.end)}\t{_line(segment.text)}"
+        row = f"{milliseconds(segment.start_sample)}\t{milliseconds(segment.end_sample)}\t{_one_line(segment.text)}"
         rows.append(row + (f"\t{segment.channel}" if split else ""))
     return "".join(f"{row}\n" for row in rows)
 
 
-FORMATS: dict[str, Callable[[Transcript], str]] = {
+RENDERERS: dict[str, Callable[[Transcript], str]] = {
     "text": text,
-    "json": lambda transcript: _dumped(json_object(transcript)),
-    "verbose_json": lambda transcript: _dumped(verbose_object(transcript)),
+    "json": lambda transcript: _dump(json_object(transcript)),
+    "verbose_json": lambda transcript: _dump(verbose_object(transcript)),
     "srt": srt,
     "vtt": vtt,
     "tsv": tsv,
@@ -108,32 +104,27 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
 
 
 def delta_event(segment: Segment, previous: Segment | None = None) -> Json:
-    """A stream event for a segment that is final, after `previous`; all deltas together are the text."""
+    """The stream event for a final segment that follows `previous`. The deltas join to the whole text."""
     before = "" if previous is None else separator(previous.language, segment.language)
     return {"type": "transcript.text.delta", "delta": before + segment.text.strip()}
 
 
 def done_event(transcript: Transcript) -> Json:
-    """The last stream event: everything."""
+    """The last stream event, with the whole text."""
     return {"type": "transcript.text.done", **json_object(transcript)}
 
 
 def speaker(channel: int) -> str:
-    """What subtitles call the speaker on a channel."""
+    """The name of a channel's speaker in text and subtitles."""
     return f"Speaker {channel + 1}"
-
-
-def usage(transcript: Transcript) -> Json:
-    """OpenAI's usage: seconds begun."""
-    return {"type": "duration", "seconds": -(-transcript.duration // SAMPLE_RATE)}
 
 
 def _segment(number: int, segment: Segment, *, split: bool) -> Json:
     return {
         "id": number,
-        "seek": segment.start // HOP,
-        "start": _seconds(segment.start),
-        "end": _seconds(segment.end),
+        "seek": segment.start_sample // SAMPLES_PER_FRAME,
+        "start": _seconds(segment.start_sample),
+        "end": _seconds(segment.end_sample),
         "text": segment.text,
         "tokens": list(segment.tokens),
         "temperature": _number(segment.temperature),
@@ -144,12 +135,14 @@ def _segment(number: int, segment: Segment, *, split: bool) -> Json:
     }
 
 
-def _warnings(transcript: Transcript) -> Json:
-    warnings = [{"code": notice.code, "message": notice.message} for notice in transcript.notices]
-    return {"warnings": warnings} if warnings else {}
+def _usage_and_warnings(transcript: Transcript) -> Json:
+    body: Json = {"usage": {"type": "duration", "seconds": -(-transcript.samples // SAMPLE_RATE)}}  # rounded up
+    if transcript.notices:
+        body["warnings"] = [{"code": notice.code, "message": notice.message} for notice in transcript.notices]
+    return body
 
 
-def _dumped(body: Json) -> str:
+def _dump(body: Json) -> str:
     return json.dumps(body, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -158,25 +151,20 @@ def _seconds(samples: int) -> float:
 
 
 def _number(value: float) -> float:
-    """A finite number of six decimals."""
-    return 0.0 if math.isnan(value) else round(max(-FINITE, min(FINITE, float(value))), 6)
+    """A finite number with six decimals."""
+    return 0.0 if math.isnan(value) else round(max(-MAX_NUMBER, min(MAX_NUMBER, float(value))), 6)
 
 
-def _line(words: str) -> str:
+def _one_line(words: str) -> str:
     """Text without line breaks and tabs."""
     return " ".join(words.split())
 
 
-def _srt_label(transcript: Transcript) -> int:
-    """Characters that the longest speaker's name takes of a cue's first line."""
-    return len(f"{speaker(transcript.channels - 1)}: ") if transcript.channels > 1 else 0
+def _cue_times(cue: Cue, point: str) -> str:
+    return f"{_timestamp(cue.start, point)} --> {_timestamp(cue.end, point)}"
 
 
-def _span(cue: Cue, point: str) -> str:
-    return f"{_clock(cue.start, point)} --> {_clock(cue.end, point)}"
-
-
-def _clock(time: int, point: str) -> str:
+def _timestamp(time: int, point: str) -> str:
     """Milliseconds as 00:00:00.000."""
     seconds, thousandths = divmod(time, 1000)
     minutes, seconds = divmod(seconds, 60)

@@ -1,4 +1,4 @@
-"""The languages Whisper was trained on, and how their texts join."""
+"""The languages that Whisper was trained on, and the separator between their texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LANGUAGES = {
     "bo": "tibetan", "tl": "tagalog", "mg": "malagasy", "as": "assamese", "tt": "tatar", "haw": "hawaiian",
     "ln": "lingala", "ha": "hausa", "ba": "bashkir", "jw": "javanese", "su": "sundanese", "yue": "cantonese",
 }
-# Other names for some of them, accepted by the original's tokenizer too.
+# Other names that openai/whisper accepts as well.
 ALIASES = {
     "burmese": "my", "castilian": "es", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb", "mandarin": "zh",
     "moldavian": "ro", "moldovan": "ro", "panjabi": "pa", "pushto": "ps", "sinhalese": "si", "valencian": "ca",
@@ -37,9 +37,9 @@ _CODES = {name: code for code, name in LANGUAGES.items()} | ALIASES
 
 
 def language_code(language: str) -> str:
-    """Whisper's code for a language given as a code or an English name, in any case ("DE", "german").
+    """Whisper's code for a code or an English name, in any case ("DE", "german").
 
-    A region is ignored ("en-GB", "pt_BR"). Raises `OptionError` (`invalid_language`) for anything else.
+    A region is ignored ("en-GB", "pt_BR"). Raises `OptionError` (`invalid_language`) for an unknown language.
     """
     name = language.strip().lower()
     base = name.replace("_", "-").partition("-")[0]
@@ -56,5 +56,5 @@ def language_code(language: str) -> str:
 
 
 def separator(left: str, right: str) -> str:
-    """What stands between two phrases in these languages: a space, if either is written with spaces."""
+    """The separator between two phrases in these languages: a space if either language is written with spaces."""
     return "" if left in SPACELESS and right in SPACELESS else " "

@@ -1,0 +1,166 @@
+"""LocalBackend: dynamic micro-batches around an engine that runs in one thread.
+
+A batch is closed only when the engine is free: batches grow with the load, and a single request never waits for others.
+The engine replicas of a cluster use the same class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from tickertape.engine.scheduling import DueQueue, deadline_error, due_time
+from tickertape.errors import DecodeError, EngineError, ShuttingDownError
+from tickertape.types import Decoded, Engine, Options, Retry, RetryingEngine, Window
+
+BATCH = 8  # windows: beyond that the decoder gains little on two cores (benchmarks/)
+Outcome: TypeAlias = "Decoded | DecodeError | Retry"
+
+
+@dataclass(slots=True)
+class _QueuedWindow:
+    """A window in the queue, or the retry of one."""
+
+    due: float
+    window: Window | Retry
+    options: Options
+    queued_at: float
+    result: asyncio.Future[Decoded]
+    before: Callable[[], Awaitable[object]] | None
+    queue_seconds: float = 0.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether the window may not share a batch: a retry would keep the other windows waiting."""
+        return self.before is not None or isinstance(self.window, Retry)
+
+
+class LocalBackend:
+    """Schedules windows onto one engine: `await backend.decode(window, options)`.
+
+    Urgent and short windows go first. A window is dropped before the engine sees it if its caller has cancelled or its
+    deadline has passed. A window that needs another temperature goes back to the queue; its batch is answered.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        batch: int = BATCH,
+        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`watch()` is entered around every call of the engine, in the engine's thread."""
+        self._decode = decode_once(engine)
+        self._batch = batch
+        self._watch = watch
+        self._clock = clock
+        self._queue = DueQueue[_QueuedWindow]()
+        self._worker: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._closing = False
+
+    async def decode(
+        self, window: Window, options: Options, *, begin: Callable[[], Awaitable[object]] | None = None
+    ) -> Decoded:
+        """Decode one window. Raises `DecodeError`. Cancelling drops the window if its batch has not started.
+
+        With `begin` the window gets a batch of its own, and `begin()` is awaited just before the engine is called.
+        """
+        if self._closing:
+            raise ShuttingDownError("The engine is shutting down; send the request again.")
+        now = self._clock()
+        result: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
+        due = due_time(window, options, now)
+        self._queue.push(due, _QueuedWindow(due, window, options, now, result, begin))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._drain())
+        return await result
+
+    async def close(self) -> None:
+        """Reject new windows, finish those in the queue, end the thread."""
+        self._closing = True
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown(wait=True)
+
+    async def _drain(self) -> None:
+        """Run batches until the queue is empty."""
+        await asyncio.sleep(0)  # windows that arrive in the same turn of the event loop share the first batch
+        while batch := self._take():
+            started = self._clock()
+            for queued in batch:
+                queued.queue_seconds += max(0.0, started - queued.queued_at)
+            for queued, outcome in zip(batch, await self._outcomes(batch), strict=True):
+                self._finish(queued, outcome, self._clock() - started)
+
+    def _take(self) -> list[_QueuedWindow]:
+        """The next batch, earliest due first, without windows that are cancelled or late."""
+        batch: list[_QueuedWindow] = []
+        while self._queue and len(batch) < self._batch and not (batch and self._queue.first.alone):
+            queued = self._queue.pop()
+            if queued.result.done():
+                continue
+            if error := deadline_error(queued.options, self._clock()):
+                queued.result.set_exception(error)
+                continue
+            batch.append(queued)
+            if queued.alone:
+                break
+        return batch
+
+    async def _outcomes(self, batch: list[_QueuedWindow]) -> list[Outcome]:
+        """Call the engine in its thread. Whatever goes wrong becomes the outcome of each window."""
+        try:
+            if (begin := batch[0].before) is not None:
+                await begin()
+            windows, options = [queued.window for queued in batch], [queued.options for queued in batch]
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, windows, options)
+        except DecodeError as error:
+            return [error] * len(batch)
+        except Exception as error:  # noqa: BLE001 - an engine may raise anything, and every caller needs an answer
+            failed = EngineError(f"The engine failed: {type(error).__name__}.")
+            failed.__cause__ = error
+            return [failed] * len(batch)
+
+    def _call(self, windows: list[Window | Retry], options: list[Options]) -> list[Outcome]:
+        """Call the engine and check that it answered each window with a value of the right type."""
+        try:
+            with self._watch():
+                outcomes = list(self._decode(windows, options))
+        except (SystemExit, KeyboardInterrupt) as error:  # in this thread they would end the queue, not the process
+            raise RuntimeError("the engine tried to end the process") from error
+        if len(outcomes) != len(windows):
+            raise EngineError(f"The engine returned {len(outcomes)} outcomes for {len(windows)} windows.")
+        return [_checked(outcome) for outcome in outcomes]
+
+    def _finish(self, queued: _QueuedWindow, outcome: Outcome, seconds: float) -> None:
+        """Answer the caller, or put a retry back into the queue."""
+        if queued.result.done():
+            return
+        if isinstance(outcome, Retry):
+            queued.window, queued.before, queued.queued_at = outcome, None, self._clock()
+            queued.due += seconds  # each pass costs its place: else one difficult window would hold up all the others
+            self._queue.push(queued.due, queued)
+        elif isinstance(outcome, DecodeError):
+            queued.result.set_exception(outcome)
+        else:
+            queued.result.set_result(replace(outcome, queue_seconds=queued.queue_seconds))
+
+
+def decode_once(engine: Engine) -> Callable[[Sequence[Window | Retry], Sequence[Options]], Sequence[Outcome]]:
+    """The engine's `decode_once` if it can hand retries back, else its `decode`."""
+    if isinstance(engine, RetryingEngine):
+        return engine.decode_once
+    return engine.decode  # type: ignore[return-value] # it returns no retry, so it gets none
+
+
+def _checked(outcome: object) -> Outcome:
+    if isinstance(outcome, Decoded | DecodeError | Retry):
+        return outcome
+    return EngineError(f"The engine returned a {type(outcome).__name__} for a window.")

@@ -1,0 +1,1 @@
+"""Decoded windows to transcripts, and transcripts to every format."""
