@@ -1,11 +1,10 @@
-"""API keys: a file of their hashes, and each key's limits.
+"""API keys, stored as hashes in a JSON file, and their rate limits.
 
-The file is JSON, written by `add` and by hand:
+`add_key` and `remove_key` write the file, which may also be edited by hand:
 
     {"keys": [{"id": "call-centre", "sha256": "9f86d0...", "requests_per_minute": 60, "concurrent_requests": 4}]}
 
-A plain SHA-256 is enough, because a key is 256 random bits of our making: there is no dictionary to try. A slow hash
-would only give strangers a way to keep the processor busy.
+Plain SHA-256 suffices, because a key is 256 random bits. A slow hash would let anybody load the CPU with invalid keys.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -23,19 +23,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tickertape.errors import OptionError
-from tickertape.failures import RateLimited, Unauthorized
+from tickertape.server.errors import RateLimitError, UnauthorizedError
+
+logger = logging.getLogger(__name__)
 
 KEY_PREFIX = "tt-"  # lets secret scanners recognise a leaked key
 KEY_BYTES = 32
-LONGEST_KEY = 256  # bytes: a longer one is not hashed at all
+MAX_KEY_BYTES = 256  # longer ones are rejected without hashing
+# Response headers: OpenAI's for the rate limit, and the same pattern for concurrency.
 PER_MINUTE = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
-AT_ONCE = ("x-ratelimit-limit-concurrent-requests", "x-ratelimit-remaining-concurrent-requests")
+CONCURRENT = ("x-ratelimit-limit-concurrent-requests", "x-ratelimit-remaining-concurrent-requests")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as the file knows it. Limits of 0 mean none."""
+    """An entry of the file. A limit of 0 means no limit."""
 
     id: str
     sha256: str
@@ -43,83 +47,94 @@ class Key:
     concurrent_requests: int = 0
 
 
-def add(path: Path, id: str, *, requests_per_minute: int = 0, concurrent_requests: int = 0) -> str:  # noqa: A002 - the file's name for it
-    """Make a key, write its hash to the file (created if absent, mode 600) and return the key, shown this once."""
+def add_key(path: Path, id: str, *, requests_per_minute: int = 0, concurrent_requests: int = 0) -> str:  # noqa: A002
+    """Create a key, add its hash to the file (created with mode 600 if absent) and return the key.
+
+    Raises `OptionError` if the id is malformed or taken, or the file cannot be read.
+    """
     if not _ID.fullmatch(id):
-        raise OptionError("a key's id is 1 to 64 letters, digits, dots, dashes or underscores", "id", "invalid_key_id")
-    known = read(path) if path.exists() else []
-    if any(key.id == id for key in known):
-        raise OptionError("there is a key with this id already", "id", "duplicate_key_id")
+        raise OptionError(
+            "The id of a key must be 1 to 64 letters, digits, dots, dashes or underscores.", "id", "invalid_key_id"
+        )
+    keys = read_keys(path) if path.exists() else []
+    if any(key.id == id for key in keys):
+        raise OptionError("The keys file already has a key with this id; choose another.", "id", "duplicate_key_id")
     secret = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    _write(path, [*known, Key(id, _digest(secret.encode()), requests_per_minute, concurrent_requests)])
+    _write(path, [*keys, Key(id, _digest(secret.encode()), requests_per_minute, concurrent_requests)])
     return secret
 
 
-def remove(path: Path, id: str) -> None:  # noqa: A002 - as above
-    """Take a key out of the file. Raises `OptionError` if it is not there."""
-    known = read(path)
-    if all(key.id != id for key in known):
-        raise OptionError("there is no key with this id", "id", "unknown_key_id")
-    _write(path, [key for key in known if key.id != id])
+def remove_key(path: Path, id: str) -> None:  # noqa: A002
+    """Remove a key from the file. Raises `OptionError` if the file has no such key."""
+    keys = read_keys(path)
+    if all(key.id != id for key in keys):
+        raise OptionError("The keys file has no key with this id.", "id", "unknown_key_id")
+    _write(path, [key for key in keys if key.id != id])
 
 
-def read(path: Path) -> list[Key]:
-    """The keys of a file. Raises `OptionError` if it is missing or not as the module describes it."""
+def read_keys(path: Path) -> list[Key]:
+    """The keys of a file. Raises `OptionError` if it is missing or malformed."""
     try:
         keys = [Key(**entry) for entry in json.loads(path.read_text("utf-8"))["keys"]]
-        valid = all(_ID.fullmatch(key.id) and re.fullmatch(r"[0-9a-f]{64}", key.sha256) for key in keys)
+        valid = all(map(_is_valid, keys))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OptionError(
-            f"the keys file cannot be read ({type(error).__name__})", "keys_file", "invalid_keys"
+            f"The keys file cannot be read ({type(error).__name__}).", "keys_file", "invalid_keys"
         ) from error
     if not valid:
-        raise OptionError("the keys file holds an entry without a proper id and sha256", "keys_file", "invalid_keys")
+        raise OptionError(
+            "The keys file has an entry with an invalid id, sha256 or limit.",
+            "keys_file",
+            "invalid_keys",
+        )
     return keys
 
 
-class Keyring:
-    """The keys of a file, read again when it changes. Without a file every caller is let in."""
+def _is_valid(key: Key) -> bool:
+    limits = (key.requests_per_minute, key.concurrent_requests)
+    whole = all(isinstance(limit, int) and limit >= 0 for limit in limits)
+    return whole and bool(_ID.fullmatch(key.id) and _SHA256.fullmatch(key.sha256))
 
-    def __init__(self, path: Path | None, *, on_problem: Callable[[str], None] | None = None) -> None:
+
+class Keyring:
+    """The keys of a file, reloaded when the file changes. Without a file no key is required."""
+
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._on_problem = on_problem
-        self._keys: list[Key] = read(path) if path else []
-        self._seen = _fingerprint(path) if path else None
+        self._seen = _fingerprint(path) if path else None  # before reading: a change in between is read again
+        self._keys: list[Key] = read_keys(path) if path else []
 
     def authenticate(self, headers: Sequence[bytes]) -> Key | None:
-        """The key of the one `Authorization: Bearer ...` header; None where no keys are asked for.
+        """The key in the single `Authorization: Bearer ...` header, or None if no key is required.
 
-        Every known hash is compared, each in constant time, so that timing tells nothing. Raises `Unauthorized`.
+        Compares every hash in constant time, so that timing reveals nothing. Raises `UnauthorizedError`.
         """
         if self._path is None:
             return None
         self._reload(self._path)
-        if len(headers) != 1:
-            raise Unauthorized("Send one API key as 'Authorization: Bearer KEY'.")
-        scheme, _, secret = headers[0].partition(b" ")
-        if scheme.lower() != b"bearer" or not 0 < len(secret) <= LONGEST_KEY:
-            raise Unauthorized("Send one API key as 'Authorization: Bearer KEY'.")
+        scheme, _, secret = headers[0].partition(b" ") if len(headers) == 1 else (b"", b"", b"")
+        if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_BYTES:
+            raise UnauthorizedError("Send one API key as 'Authorization: Bearer KEY'.")
         digest = _digest(secret.strip())
         matches = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
         if not matches:
-            raise Unauthorized("The API key is not known here.")
+            raise UnauthorizedError("The API key is not valid.")
         return matches[0]
 
     def _reload(self, path: Path) -> None:
-        """Take up a changed file; a broken one leaves the keys as they were."""
+        """Read a changed file again; keep the keys if it is malformed."""
         seen = _fingerprint(path)
         if seen == self._seen:
             return
         self._seen = seen
         try:
-            self._keys = read(path)
+            self._keys = read_keys(path)
         except OptionError as error:
-            if self._on_problem is not None:
-                self._on_problem(error.message)
+            logger.warning("%s", error.message)
 
 
-class Meter:
-    """Counts what each key does: a bucket that refills evenly over a minute, and the requests under way."""
+class RateLimiter:
+    """Each key's rate limit (a token bucket that refills evenly over a minute) and concurrency limit."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -127,23 +142,23 @@ class Meter:
         self._running: dict[str, int] = {}
 
     def take(self, key: Key | None) -> None:
-        """Spend one request of the key's minute, where it has a limit. Raises `RateLimited`."""
+        """Count a request against the key's rate limit. Raises `RateLimitError`."""
         if key is None or not key.requests_per_minute:
             return
         tokens = self._tokens(key)
         if tokens < 1:
             wait = (1 - tokens) * 60 / key.requests_per_minute
-            raise RateLimited("This key's requests per minute are used up.", wait)
+            raise RateLimitError("The API key has reached its limit of requests per minute.", wait)
         self._buckets[key.id] = (tokens - 1, self._clock())
 
     @contextmanager
     def running(self, key: Key | None) -> Iterator[None]:
-        """Count a request as under way. Raises `RateLimited` if the key has too many already."""
+        """Count a request as running within the block. Raises `RateLimitError` at the key's concurrency limit."""
         if key is None or not key.concurrent_requests:
             yield
             return
         if self._running.get(key.id, 0) >= key.concurrent_requests:
-            raise RateLimited("This key has as many requests under way as it may.")
+            raise RateLimitError("The API key has reached its limit of concurrent requests.")
         self._running[key.id] = self._running.get(key.id, 0) + 1
         try:
             yield
@@ -151,20 +166,18 @@ class Meter:
             self._running[key.id] -= 1
 
     def headers(self, key: Key | None) -> dict[str, str]:
-        """How much of each of its limits the key has left: OpenAI's names, and ours for requests under way."""
-        told: list[str] = []
-        names: list[str] = []
+        """Response headers with the key's limits and what remains of them."""
+        found: dict[str, str] = {}
         if key is not None and (limit := key.requests_per_minute):
             tokens = self._tokens(key)
-            names += PER_MINUTE
-            told += [str(limit), str(int(tokens)), f"{(limit - tokens) * 60 / limit:.3f}s"]
+            values = (str(limit), str(int(tokens)), f"{(limit - tokens) * 60 / limit:.3f}s")
+            found |= zip(PER_MINUTE, values, strict=True)
         if key is not None and (limit := key.concurrent_requests):
-            names += AT_ONCE
-            told += [str(limit), str(limit - self._running.get(key.id, 0))]
-        return dict(zip(names, told, strict=True))
+            found |= zip(CONCURRENT, (str(limit), str(limit - self._running.get(key.id, 0))), strict=True)
+        return found
 
     def _tokens(self, key: Key) -> float:
-        """Requests that the key may send now, with the part of the next."""
+        """The tokens in the key's bucket, fractions included."""
         limit, now = float(key.requests_per_minute), self._clock()
         tokens, when = self._buckets.get(key.id, (limit, now))
         return min(limit, tokens + (now - when) * limit / 60)
@@ -175,16 +188,16 @@ def _digest(secret: bytes) -> str:
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int] | None:
-    """Changes when the file is written or replaced."""
+    """A value that changes when the file is written or replaced; None if it is missing."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _write(path: Path, keys: list[Key]) -> None:
-    """Replace the file at once, so that a server never reads half of it."""
+    """Replace the file atomically, so that a server never reads half of it."""
     text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2) + "\n"
     draft = path.with_name(path.name + ".new")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
-"""What an exception becomes over HTTP: one table of statuses, one envelope.
+"""Errors of the server, and the JSON response to any error.
 
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
-The envelope is OpenAI's, for whatever goes wrong, 404 and 500 included. It never repeats what the client sent.
+Every error response has this format of OpenAI, 404 and 500 included. It never repeats what the client sent.
 """
 
 from __future__ import annotations
@@ -14,60 +14,56 @@ from collections.abc import Mapping
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from tickertape.errors import (
-    AudioTooLong,
-    CallerError,
-    DeadlineExceeded,
-    DecodeError,
-    FileTooLarge,
-    HarmfulAudio,
-    ModelNotFound,
-    Overloaded,
-    ShuttingDown,
-    TickertapeError,
-)
+from tickertape.errors import CallerError, DecodeError, OverloadedError, ShuttingDownError, TickertapeError
 
 
-class Unauthorized(CallerError):
+class UnauthorizedError(CallerError):
     """No API key, more than one, or an unknown one."""
 
     code = "invalid_api_key"
+    status = 401
 
 
-class NoSuchPath(CallerError):
+class NotFoundError(CallerError):
     """Nothing at this path."""
 
     code = "not_found"
+    status = 404
 
 
-class MethodNotAllowed(CallerError):
+class MethodNotAllowedError(CallerError):
     """The path exists, for another method."""
 
     code = "method_not_allowed"
+    status = 405
 
 
-class SlowBody(CallerError):
-    """The upload stood still for too long."""
+class UploadTimeoutError(CallerError):
+    """The upload was too slow."""
 
     code = "body_timeout"
+    status = 408
 
 
-class UnsupportedMedia(CallerError):
+class UnsupportedMediaTypeError(CallerError):
     """The body is not a multipart form."""
 
     code = "unsupported_media_type"
+    status = 415
 
 
-class UnsupportedEncoding(CallerError):
+class UnsupportedEncodingError(CallerError):
     """The body is compressed."""
 
     code = "unsupported_encoding"
+    status = 415
 
 
-class RateLimited(CallerError):
-    """The key's limit is reached: `RateLimited(message, retry_after)`, in seconds."""
+class RateLimitError(CallerError):
+    """The key's limit is reached: `RateLimitError(message, retry_after)`, in seconds."""
 
     code = "rate_limit_exceeded"
+    status = 429
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after)
@@ -78,88 +74,59 @@ class RateLimited(CallerError):
         return float(self.args[1])
 
 
-class ClientGone(CallerError):
-    """The client closed the connection; nobody reads the answer, but the log does."""
+class ClientDisconnectedError(CallerError):
+    """The client closed the connection; only the log shows this error."""
 
     code = "client_closed_request"
+    status = 499
 
 
-class NotReady(DecodeError):
-    """A model does not answer, or not in time."""
+class NotReadyError(DecodeError):
+    """A model does not answer in time."""
 
     code = "not_ready"
+    status = 503
 
 
-STATUSES: dict[type[TickertapeError], int] = {  # the nearest ancestor counts
-    CallerError: 400,
-    HarmfulAudio: 400,
-    Unauthorized: 401,
-    ModelNotFound: 404,
-    NoSuchPath: 404,
-    MethodNotAllowed: 405,
-    SlowBody: 408,
-    FileTooLarge: 413,
-    AudioTooLong: 413,
-    UnsupportedMedia: 415,
-    UnsupportedEncoding: 415,
-    RateLimited: 429,
-    ClientGone: 499,
-    TickertapeError: 500,
-    DecodeError: 500,
-    Overloaded: 503,
-    ShuttingDown: 503,
-    NotReady: 503,
-    DeadlineExceeded: 504,
-}
-SHUTDOWN_RETRY = 2.0  # seconds: the load balancer has found another instance by then
-CLOSING = frozenset({408, 413})  # the rest of the body is not read, so the connection cannot be used again
-
-
-def status(error: TickertapeError) -> int:
-    """The HTTP status of an exception: that of its nearest ancestor in the table."""
-    return status_of(type(error))
-
-
-def status_of(situation: type[TickertapeError]) -> int:
-    """The same for the class."""
-    return next(STATUSES[ancestor] for ancestor in situation.__mro__ if ancestor in STATUSES)
+SHUTDOWN_RETRY = 2.0  # seconds; by then the load balancer uses another instance
+UNREAD_BODY_STATUSES = frozenset({408, 413})  # the rest of the body is not read, so the connection cannot be used again
 
 
 def kind(code: int) -> str:
-    """OpenAI's `type`, which its clients show but do not act on."""
+    """OpenAI's error `type`."""
     if code == 429:
         return "rate_limit_error"
     return "invalid_request_error" if code < 500 else "server_error"
 
 
 def envelope(error: TickertapeError) -> dict[str, dict[str, str | None]]:
-    """The body of an answer that failed."""
+    """The body of an error response."""
     param = error.param if isinstance(error, CallerError) else None
-    return {"error": {"message": error.message, "type": kind(status(error)), "param": param, "code": error.code}}
+    return {"error": {"message": error.message, "type": kind(error.status), "param": param, "code": error.code}}
 
 
 def response(error: TickertapeError, headers: Mapping[str, str] | None = None) -> Response:
-    """The whole answer, with `Retry-After` where waiting helps."""
-    number = status(error)
+    """The error response, with `Retry-After` if a retry can help."""
+    number = error.status
     extra = dict(headers or {})
-    if isinstance(error, Overloaded | RateLimited):
+    if isinstance(error, OverloadedError | RateLimitError):
         extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    elif isinstance(error, ShuttingDown):
+    elif isinstance(error, ShuttingDownError):
         extra["retry-after"] = str(math.ceil(SHUTDOWN_RETRY))
     if number == 401:
         extra["www-authenticate"] = "Bearer"
-    if number in CLOSING:
+    if number in UNREAD_BODY_STATUSES:
         extra["connection"] = "close"
     return Response(json.dumps(envelope(error)), number, extra, "application/json")
 
 
 def from_framework(error: Exception) -> TickertapeError:
-    """The framework's own refusals in our terms; its wording may echo input, so it is dropped."""
+    """Convert an exception of the framework. Its message is dropped, because it may repeat input."""
     code = error.status_code if isinstance(error, HTTPException) else 400
     if code == 404:
-        return NoSuchPath("There is nothing at this path; see /docs.")
+        return NotFoundError("There is nothing at this path; see /docs.")
     if code == 405:
-        return MethodNotAllowed("This path does not take that method; see /docs.")
+        return MethodNotAllowedError("This path does not take that method; see /docs.")
     if code < 500:
         return CallerError("The request is malformed; see /docs.")
     return TickertapeError("The server failed; the log has the details under this request id.")

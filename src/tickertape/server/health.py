@@ -1,4 +1,4 @@
-"""Is the service ready? Only the engine knows: a short window goes through every model's backend."""
+"""Readiness: every model must decode a short test window."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from tickertape.failures import NotReady
 from tickertape.pipeline import Model
+from tickertape.server.errors import NotReadyError
 from tickertape.types import SAMPLE_RATE, Options, Window
 
-FRESH = 5.0  # seconds for which an answer of the engine, to anybody, stands for readiness
+VALID_SECONDS = 5.0  # a decoded window proves readiness for so long
 _PROBE = Options(timestamps=False, temperatures=(0.0,), max_new_tokens=1)
 
 
 class Readiness:
-    """Asks the engines, together and at most once at a time; traffic that succeeds is as good as asking."""
+    """Tests the models, at most once at a time. A successful request counts as a test."""
 
     def __init__(
         self, models: Mapping[str, Model], *, timeout: float, clock: Callable[[], float] = time.monotonic
@@ -27,29 +27,29 @@ class Readiness:
         self._timeout = timeout
         self._clock = clock
         self._answered: dict[str, float] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._test: asyncio.Task[None] | None = None
 
     def alive(self, name: str) -> None:
-        """A model has just decoded something."""
+        """Note that a model has just decoded a window."""
         self._answered[name] = self._clock()
 
     async def check(self) -> None:
-        """Raises `NotReady` unless every model answers in time."""
-        stale = self._clock() - FRESH
+        """Test the models. Raises `NotReadyError` unless all of them decode in time."""
+        stale = self._clock() - VALID_SECONDS
         if all(self._answered.get(name, stale) > stale for name in self._models):
             return
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(self._ask())
-        await asyncio.shield(self._asking)
+        if self._test is None or self._test.done():
+            self._test = asyncio.ensure_future(self._test_all())
+        await asyncio.shield(self._test)
 
-    async def _ask(self) -> None:
+    async def _test_all(self) -> None:
         outcomes = await asyncio.gather(*map(self._probe, self._models.values()), return_exceptions=True)
         failed = [name for name, outcome in zip(self._models, outcomes, strict=True) if outcome is not None]
         if failed:
-            raise NotReady(f"{len(failed)} of {len(outcomes)} models do not answer.")
+            raise NotReadyError(f"{len(failed)} of {len(outcomes)} models do not answer.")
 
     async def _probe(self, model: Model) -> None:
         silence = Window(np.zeros(SAMPLE_RATE, np.float32))
-        options = replace(_PROBE, language=model.languages[0])
+        options = replace(_PROBE, language=model.info.languages[0])
         await asyncio.wait_for(model.backend.decode(silence, options), self._timeout)
-        self.alive(model.name)
+        self.alive(model.info.name)

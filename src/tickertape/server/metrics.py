@@ -1,24 +1,25 @@
-"""One record per request, told three ways: a JSON log line, Prometheus metrics, a `Server-Timing` header.
+"""The record of a request as a JSON log line, as Prometheus metrics and as a `Server-Timing` header.
 
-A record holds identifiers, counts and durations. Never audio, text, prompts, file names, headers or raw paths: what is
-not in the record cannot leak.
+A record has identifiers, counts and durations. It has no audio, text, prompts, file names, headers or raw paths, so
+these cannot leak.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+logger = logging.getLogger(__name__)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What one request was and what it cost. Durations in seconds, from the monotonic clock."""
+    """The facts and costs of one request. Durations are in seconds, from the monotonic clock."""
 
     request_id: str = ""
     key_id: str = ""  # which API key, never the key
@@ -53,12 +54,11 @@ class Timings:
         return self.total / self.audio_seconds if self.audio_seconds else 0.0
 
 
-def log_line(timings: Timings, *, project: str = "", now: datetime | None = None) -> str:
-    """The record as one line of JSON, with the fields that Google Cloud Logging knows."""
+def log_request(timings: Timings, *, project: str = "") -> None:
+    """Log the record as one line of JSON, with the fields that Google Cloud Logging reads."""
+    message = f"{timings.method} {timings.endpoint or '(no such path)'} {timings.status} {timings.code}".rstrip()
     line: dict[str, object] = {
-        "severity": severity(timings.status),
-        "time": (now or datetime.now(timezone.utc)).isoformat(),
-        "message": f"{timings.method} {timings.endpoint or '(no such path)'} {timings.status} {timings.code}".rstrip(),
+        "time": datetime.now(timezone.utc).isoformat(),
         "httpRequest": {
             "requestMethod": timings.method,
             "requestUrl": timings.endpoint,
@@ -76,18 +76,18 @@ def log_line(timings: Timings, *, project: str = "", now: datetime | None = None
             line[field.name] = round(value, 4) if isinstance(value, float) else value
     if timings.audio_seconds:
         line["real_time_factor"] = round(timings.real_time_factor, 4)
-    return json.dumps(line, separators=(",", ":"))
+    logger.log(level(timings.status), "%s", message, extra={"fields": line})
 
 
-def severity(status: int) -> str:
-    """ERROR is our fault, WARNING the caller's or a lack of room; a client that left is nobody's."""
+def level(status: int) -> int:
+    """ERROR for server errors, WARNING for client errors and overload, INFO for clients that left."""
     if status < 400 or status == 499:
-        return "INFO"
-    return "ERROR" if status >= 500 and status != 503 else "WARNING"
+        return logging.INFO
+    return logging.ERROR if status >= 500 and status != 503 else logging.WARNING
 
 
 def server_timing(timings: Timings) -> str:
-    """The `Server-Timing` header: where the milliseconds went, readable in any browser's network panel."""
+    """The `Server-Timing` header: the duration of each stage in milliseconds."""
     parts = {
         "read": timings.read,
         "audio": timings.decode_audio,
@@ -100,7 +100,7 @@ def server_timing(timings: Timings) -> str:
 
 
 def trace_id(cloud: str, traceparent: str) -> str:
-    """The trace that the caller belongs to: `X-Cloud-Trace-Context` ("ID/SPAN;o=1") or W3C `traceparent`."""
+    """The trace id from `X-Cloud-Trace-Context` ("ID/SPAN;o=1") or W3C `traceparent`."""
     for candidate in (cloud.partition("/")[0].lower(), f"{traceparent}--".split("-")[1].lower()):
         if _TRACE_ID.fullmatch(candidate):
             return candidate
@@ -130,13 +130,13 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...], tuple[float, ...]]] = {
     "requests_in_flight": ("gauge", "Requests being answered", (), ()),
     "audio_seconds_in_flight": ("gauge", "Accepted audio not yet transcribed", (), ()),
     "upload_bytes_in_memory": ("gauge", "Room reserved for uploads", (), ()),
-    "ready": ("gauge", "1 while the last readiness check succeeded", (), ()),
+    "ready": ("gauge", "1 if every model answers within 5 s of the scrape", (), ()),
 }
 PREFIX = "tickertape_"
 
 
 class Metrics:
-    """The counters of one application, in a registry of its own."""
+    """The metrics of one application, in its own registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -154,7 +154,7 @@ class Metrics:
                 )
 
     def gauge(self, name: str, value: float) -> None:
-        """Set a gauge of the table."""
+        """Set a gauge."""
         self._gauges[name].set(value)
 
     def observe(self, timings: Timings) -> None:
@@ -173,7 +173,7 @@ class Metrics:
             self._observe_windows(timings)
 
     def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _observe_windows(self, timings: Timings) -> None:
@@ -190,31 +190,3 @@ class Metrics:
     def _add(self, name: str, label: str, amount: float) -> None:
         if amount:
             self._counters[name].labels(label).inc(amount)
-
-
-def reference() -> str:
-    """`docs/reference/metrics.md`, which a test compares with the file."""
-    rows = [
-        f"| `{PREFIX}{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |"
-        for name, (kind, text, labels, _) in METRICS.items()
-    ]
-    return "\n".join([_REFERENCE_HEAD, "| name | kind | labels | what it counts |", "|---|---|---|---|", *rows, ""])
-
-
-_REFERENCE_HEAD = """# Metrics and log lines
-
-<!-- Generated by tickertape.telemetry.reference(); a test fails when it is out of date. -->
-
-A request to the API ends as one line of JSON on standard output, with the fields that Google Cloud Logging knows
-(`severity`, `time`, `message`, `httpRequest` and, with `project` set, `logging.googleapis.com/trace`) and those of
-`tickertape.telemetry.Timings` that are not empty. No line is written for answers without an error to `/healthz`,
-`/readyz` and `/metrics`, which are asked every few seconds, and for the files of the page; with `log_level` `warning`,
-for no answer without an error. The `Server-Timing` header of the answer carries `read`, `audio`,
-`queue`, `encode`, `decode` and `total` in milliseconds, as far as they are known when the answer begins. Neither holds
-audio, text, prompts, file names, headers or raw paths.
-
-`GET /metrics` answers in Prometheus' text format. `endpoint` is a route's template, `model` the name of a loaded model
-and `code` one of the documented codes, so a client cannot add series. A transcription on the page is a record like any
-other: `endpoint` is `page`, the id begins with `page_`, and the status is what the API would have answered; the upload
-before it is a request to `/recordings`. What else the page fetches is counted and logged only where it fails.
-"""

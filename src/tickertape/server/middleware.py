@@ -1,51 +1,47 @@
-"""The frame around every request: an id, a record, and an answer in our own shape whatever happens inside.
-
-It wraps the whole application, so that a mistake in the framework or in ourselves still ends as one JSON envelope, one
-log line and one observation.
-"""
+"""The outermost middleware: every request gets an id, one log line, its metrics, and a JSON error if anything fails."""
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 import secrets
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tickertape import failures, telemetry
 from tickertape.errors import TickertapeError
-from tickertape.telemetry import Metrics, Timings
+from tickertape.server import errors
+from tickertape.server.logs import log_exception
+from tickertape.server.metrics import Metrics, Timings, log_request, server_timing, trace_id
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
-Emit = Callable[[str], None]
 
-_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # a caller's own request id, if nothing can hide in it
-POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds: logged when they fail
+logger = logging.getLogger(__name__)
+
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # request ids accepted from clients
+POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # polled every few seconds, so only failures are logged
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class Record:
-    """What is known of a request so far; handlers add to it."""
+    """The facts about one request; handlers add to them."""
 
     def __init__(self, timings: Timings) -> None:
         self.timings = timings
-        self.headers: dict[str, str] = {}  # to go out with the answer
+        self.headers: dict[str, str] = {}  # added to the response
         self._started = time.perf_counter()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the request came."""
+        """Seconds since the request arrived."""
         return time.perf_counter() - self._started
 
     def note(self, **facts: Any) -> None:
@@ -54,71 +50,64 @@ class Record:
 
 
 def record_of(request: Request) -> Record:
-    """The record that the frame has laid beside the request."""
+    """The record of a request."""
     record = request.state.record
-    assert isinstance(record, Record)  # noqa: S101 - the frame wraps every request
+    assert isinstance(record, Record)  # noqa: S101 - the middleware wraps every request
     return record
 
 
-def to_stdout(line: str) -> None:
-    """One line on standard output, at once: that is where container platforms read logs."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+class RecordMiddleware:
+    """Records each request; the outermost middleware."""
 
-
-class Frame:
-    """The outermost middleware."""
-
-    def __init__(self, app: App, *, metrics: Metrics, emit: Emit, project: str = "", quiet: bool = False) -> None:
+    def __init__(self, app: App, *, metrics: Metrics, project: str = "", quiet: bool = False) -> None:
         self._app = app
         self._metrics = metrics
-        self._emit = emit
         self._project = project
         self._quiet = quiet  # log only what failed
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Run the application within the frame."""
+        """Run the application and record the request."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it; the handshake gets a 403
+            await send({"type": "websocket.close", "code": 1008})  # unsupported; the handshake gets a 403
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         record = _begin(scope)
-        watched = _Watched(scope, receive, send, record)
+        connection = _Connection(scope, receive, send, record)
         try:
-            await self._app(scope, watched.receive, watched.send)
+            await self._app(scope, connection.receive, connection.send)
         except Exception as error:  # noqa: BLE001 - the last line of defence: the client gets an envelope, the log a trace
-            await self._rescue(error, record, watched, scope)
+            await self._rescue(error, record, connection, scope)
         finally:
             self._end(scope, record)
 
     async def _rescue(
-        self, error: Exception, record: Record, watched: _Watched, scope: MutableMapping[str, Any]
+        self, error: Exception, record: Record, connection: _Connection, scope: MutableMapping[str, Any]
     ) -> None:
         if isinstance(error, TickertapeError):
             known = error
         else:
             known = TickertapeError("The server failed; the log has the details under this request id.")
-            self._emit(trace_line(error, record.timings.request_id))
-        record.note(status=failures.status(known), code=known.code)
-        if not watched.started:
-            await failures.response(known)(scope, watched.receive, watched.send)
+            log_exception(logger, error, request_id=record.timings.request_id)
+        record.note(status=known.status, code=known.code)
+        if not connection.started:
+            await errors.response(known)(scope, connection.receive, connection.send)
 
     def _end(self, scope: MutableMapping[str, Any], record: Record) -> None:
         endpoint = str(getattr(scope.get("route"), "path_format", ""))
         record.note(endpoint=endpoint, total=record.elapsed)
-        if record.timings.status == 0:  # cancelled from outside before an answer began
-            record.note(status=499, code=failures.ClientGone.code)
+        if record.timings.status == 0:  # cancelled before the response began
+            record.note(status=499, code=errors.ClientDisconnectedError.code)
         if not endpoint and record.timings.status < 400:
-            return  # the page and what belongs to it
+            return  # a file of the page
         self._metrics.observe(record.timings)
         if record.timings.status >= 400 or not (self._quiet or endpoint in POLLED):
-            self._emit(telemetry.log_line(record.timings, project=self._project))
+            log_request(record.timings, project=self._project)
 
 
-class _Watched:
-    """The two ends of the connection, with counters, and the headers that every answer bears."""
+class _Connection:
+    """Counts the bytes of a request and its response, and adds the response headers."""
 
     def __init__(self, scope: Message, receive: Receive, send: Send, record: Record) -> None:
         self.started = False
@@ -150,16 +139,16 @@ class _Watched:
         record.note(total=record.elapsed)
         headers = MutableHeaders(raw=message.setdefault("headers", []))
         headers["x-request-id"] = record.timings.request_id
-        headers["server-timing"] = telemetry.server_timing(record.timings)
+        headers["server-timing"] = server_timing(record.timings)
         headers.setdefault("x-content-type-options", "nosniff")
-        if "route" in self._scope:  # one of ours; the page's files may be cached
+        if "route" in self._scope:  # an API response; files of the page may be cached
             headers.setdefault("cache-control", "no-store")
         for name, value in record.headers.items():
             headers[name] = value
 
 
 def request_id(headers: Headers) -> str:
-    """The caller's own id where it is a proper one, else one of ours."""
+    """The client's id if it is valid, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _ACCEPTED_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
@@ -171,35 +160,30 @@ def _begin(scope: MutableMapping[str, Any]) -> Record:
         Timings(
             request_id=request_id(headers),
             method=method,
-            trace=telemetry.trace_id(headers.get("x-cloud-trace-context", ""), headers.get("traceparent", "")),
+            trace=trace_id(headers.get("x-cloud-trace-context", ""), headers.get("traceparent", "")),
         )
     )
     scope.setdefault("state", {})["record"] = record
     return record
 
 
-def answer_error(emit: Emit) -> Callable[[Request, Exception], Response]:
-    """A handler for the framework: our own errors and the framework's, in the envelope, noted in the record."""
+def parse_content_length(value: str | bytes) -> int | None:
+    """The number in a `Content-Length` header; None where the header is absent or malformed.
 
-    def answer(request: Request, error: Exception) -> Response:
-        known = error if isinstance(error, TickertapeError) else failures.from_framework(error)
-        record = record_of(request)
-        record.note(status=failures.status(known), code=known.code)
-        if failures.status(known) == 500 and known.__cause__ is not None:
-            emit(trace_line(known.__cause__, record.timings.request_id))
-        allowed = getattr(error, "headers", None) or {}
-        return failures.response(known, {name: value for name, value in allowed.items() if name.lower() == "allow"})
-
-    return answer
+    `int` raises for more than 4,300 digits. Leading zeros are valid, and 18 digits exceed every limit.
+    """
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not re.fullmatch(r"[0-9]+", text, re.ASCII):
+        return None
+    return int(text.lstrip("0")[:18] or "0")
 
 
-def event_line(severity: Literal["INFO", "WARNING", "ERROR"], message: str, **facts: object) -> str:
-    """A log line for something that is not a request."""
-    return json.dumps({"severity": severity, "message": message, **facts}, separators=(",", ":"))
-
-
-def trace_line(error: BaseException, request_id: str) -> str:
-    """Where an unexpected exception came from; not its message, which may hold what a client sent."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
-    return event_line("ERROR", f"unexpected {type(error).__name__}", request_id=request_id, where=where)
+async def answer_error(request: Request, error: Exception) -> Response:
+    """An exception handler: responds with the JSON error and notes it in the record."""
+    known = error if isinstance(error, TickertapeError) else errors.from_framework(error)
+    record = record_of(request)
+    record.note(status=known.status, code=known.code)
+    if known.status == 500 and known.__cause__ is not None:
+        log_exception(logger, known.__cause__, request_id=record.timings.request_id)
+    allowed = getattr(error, "headers", None) or {}
+    return errors.response(known, {name: value for name, value in allowed.items() if name.lower() == "allow"})

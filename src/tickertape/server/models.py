@@ -1,52 +1,42 @@
-"""Which models the settings ask for, and how each is opened.
+"""The models that the settings name, and how to open them.
 
     --model calls=models/calls --model org/name      two models; the first is the default
 
-A model without a name takes its folder's. Without any model, the demo checkpoint is served.
+A model without a name is named after its folder. By default, the demo checkpoint is served.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tickertape.errors import EngineFailed, OptionError
-from tickertape.pipeline import Detect, Model
-from tickertape.types import Decoded, Engine, Options, Window
+from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine, prepare_model
+from tickertape.errors import OptionError
+from tickertape.pipeline import Detect
+from tickertape.types import Engine, ModelInfo
 
 if TYPE_CHECKING:
-    from tickertape.settings import Settings
+    from tickertape.server.settings import Settings
 
 DEMO = "demo"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it becomes part of URLs, labels and log lines
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # used in URLs, metric labels and log lines
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An engine, and what its users need to know of it; the model's backend is still to come."""
+class OpenedEngine:
+    """An engine, information on its checkpoint, and the reason for each choice made on this machine."""
 
     engine: Engine
-    model: Model
+    info: ModelInfo
     reasons: tuple[str, ...] = ()
 
 
-class Nowhere:
-    """The backend of a model whose engine is not connected yet."""
-
-    async def decode(self, window: Window, options: Options) -> Decoded:  # noqa: ARG002 - the seam's signature
-        """Raise `EngineFailed`."""
-        raise EngineFailed("The model has no engine yet.")
-
-
-def sources(settings: Settings) -> dict[str, str]:
-    """The models by name, the default first: folders or hub ids. Raises `OptionError` and `CheckpointMissing`."""
-    from tickertape.transcriber import demo_checkpoint
-
+def model_sources(settings: Settings) -> dict[str, str]:
+    """Folder or hub id of each model by name, the default first. Raises `OptionError` and `CheckpointNotFoundError`."""
     if not settings.models:
         return {DEMO: "" if settings.engine else str(demo_checkpoint())}
     found: dict[str, str] = {}
@@ -55,66 +45,61 @@ def sources(settings: Settings) -> dict[str, str]:
         if not equals:
             name, source = Path(entry.partition("@")[0]).name, entry
         if not NAME.fullmatch(name):
-            raise OptionError("Give the model a name of letters, digits, '.', '_' and '-': name=path", "models")
+            raise OptionError("A model's name has letters, digits, '.', '_' and '-'; use NAME=SOURCE.", "models")
         if name in found:
-            raise OptionError(f"Two models are called {name}; name them apart: other=path", "models")
-        found[name] = placed(source)
+            raise OptionError(f"Two models are named {name}; use NAME=SOURCE for one of them.", "models")
+        found[name] = absolute_source(source)
     return found
 
 
-def prepare(settings: Settings) -> Mapping[str, str]:
-    """Prepare every model, so that whoever opens it later finds it ready, and mistakes show at once.
-
-    Returns the models by name. Raises `CheckpointError`s and `OptionError`.
-    """
-    found = sources(settings)
-    if not settings.engine:
-        from tickertape.transcriber import prepare_for
-
-        for source in found.values():
-            prepare_for(
-                settings.device, settings.compute_type, source, base=settings.base or None, offline=settings.offline
-            )
-    return found
-
-
-def open_engine(name: str, source: str, settings: Settings) -> Opened:
-    """Open one model here. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # Ray sets 1 for whatever reserves less than two cores
-    if settings.engine:
-        engine: Engine = _imported(settings.engine)(source, settings)
-        return Opened(engine, Model(name, Nowhere()), (f"engine: {settings.engine} (as asked)",))
-    from tickertape.transcriber import describe, load_engine
-
-    loaded, prepared = load_engine(
-        source,
-        device=settings.device,
-        compute_type=settings.compute_type,
-        precision=settings.precision,
-        threads=settings.threads,
-        base=settings.base or None,
-        offline=settings.offline,
-    )
-    known = replace(describe(prepared, loaded, Nowhere(), None), name=name)
-    return Opened(loaded, known, loaded.reasons)
-
-
-def placed(source: str) -> str:
-    """A folder by its whole path, for processes that start elsewhere; a hub id as it is."""
+def absolute_source(source: str) -> str:
+    """A folder as an absolute path, for processes with another working directory; a hub id unchanged."""
     return str(Path(source).absolute()) if source and Path(source).exists() else source
 
 
+def prepare_models(settings: Settings) -> dict[str, str]:
+    """Download and convert every model before replicas open them, so that errors are reported at once.
+
+    Returns `model_sources`. Raises `CheckpointError`s and `OptionError`.
+    """
+    found = model_sources(settings)
+    if not settings.engine:
+        for source in found.values():
+            prepare_model(source, _load_options(settings))
+    return found
+
+
+def open_engine(name: str, source: str, settings: Settings) -> OpenedEngine:
+    """Open a model in this process. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # Ray sets 1 for replicas with less than two cores
+    if settings.engine:
+        engine: Engine = _import_factory(settings.engine)(source, settings)
+        return OpenedEngine(engine, ModelInfo(name), (f"engine: {settings.engine} (as configured)",))
+    whisper = load_engine(source, _load_options(settings))
+    return OpenedEngine(whisper, replace(whisper.info, name=name), whisper.reasons)
+
+
+def _load_options(settings: Settings) -> LoadOptions:
+    return LoadOptions(
+        settings.device,
+        settings.compute_type,
+        settings.precision,
+        settings.threads,
+        settings.base or None,
+        offline=settings.offline,
+    )
+
+
 def open_detector(settings: Settings) -> Detect:
-    """The speech detector that plans windows, shared by all models."""
-    from tickertape.vad import SpeechDetector
+    """The speech detector that all models share."""
+    from tickertape.audio.vad import SpeechDetector
 
     return SpeechDetector(streams=settings.decode_threads).stream
 
 
-def _imported(path: str) -> Any:
-    """The object that `module:name` means. Raises `OptionError`."""
-    module, _, name = path.partition(":")
+def _import_factory(path: str) -> Any:
+    """The object at `module:name`. Raises `OptionError`."""
     try:
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise OptionError("The engine must be an importable module:factory.", "engine", "invalid_settings") from error
+        raise OptionError("`engine` must be MODULE:FACTORY, and importable.", "engine", "invalid_settings") from error

@@ -1,12 +1,11 @@
-"""A multipart form, read within limits and strictly: what a client cannot have meant is refused, not ignored.
+"""Parse multipart forms strictly and within limits; unknown fields are rejected, not ignored.
 
-The upload stays in memory, is never named and never touches a disk. Nothing is buffered beyond the limits: a body that
-declares too much is refused unread, any other is cut off where it exceeds them.
+The upload stays in memory and is never written to disk. A body that declares more than the limit is rejected unread;
+any other is cut off at the limit.
 """
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 from collections.abc import AsyncGenerator, Collection
@@ -16,10 +15,11 @@ from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
 
-from tickertape.errors import FileTooLarge, OptionError
-from tickertape.failures import ClientGone, SlowBody, UnsupportedMedia
-from tickertape.frame import Receive
+from tickertape.errors import FileTooLargeError, OptionError
+from tickertape.server.errors import UnsupportedEncodingError, UnsupportedMediaTypeError
+from tickertape.server.middleware import parse_content_length
 
 FIELD_LIMIT = 64 * 1024  # bytes of one field that is not the file
 MAX_PARTS = 64  # OpenAI's form has 13 fields, some of them repeated
@@ -31,7 +31,7 @@ ALLOWANCE_SHARE = 16  # ... but no more than a 16th of the limit on the file
 
 @dataclass(slots=True)
 class Form:
-    """A form as it came: the upload, and every other field with its values in order."""
+    """A parsed form: the upload, and the values of the other fields in order."""
 
     file: io.BytesIO | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
@@ -43,26 +43,29 @@ def body_cap(limit: int) -> int:
     return limit + min(ALLOWANCE, limit // ALLOWANCE_SHARE)
 
 
-def check_headers(content_type: str, content_length: str, limit: int) -> bytes:
-    """The boundary of the form that these headers announce.
+def check_headers(headers: Headers, limit: int) -> bytes:
+    """Check the headers of a form and return its boundary.
 
-    Raises `UnsupportedMedia`, `FileTooLarge` or `OptionError`, before a byte of the body is read.
+    Raises `UnsupportedEncodingError`, `UnsupportedMediaTypeError`, `FileTooLargeError` or `OptionError`, before a byte
+    of the body is read.
     """
-    kind, parameters = parse_options_header(content_type)
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncodingError("Send the form without Content-Encoding.")
+    kind, parameters = parse_options_header(headers.get("content-type", ""))
     if kind != b"multipart/form-data":
-        raise UnsupportedMedia("Send a form: Content-Type must be multipart/form-data.")
-    if content_length.isascii() and content_length.isdigit() and int(content_length[:20]) > body_cap(limit):
+        raise UnsupportedMediaTypeError("Send a form with Content-Type multipart/form-data.")
+    if (parse_content_length(headers.get("content-length", "")) or 0) > body_cap(limit):
         raise _too_large(limit)
     boundary = parameters.get(b"boundary", b"")
     if not re.fullmatch(rb"[\x20-\x7e]{1,70}", boundary):
-        raise _malformed("The Content-Type has no proper boundary.")
+        raise _malformed("The Content-Type has no valid boundary.")
     return boundary
 
 
-async def read_form(receive: Receive, boundary: bytes, *, known: Collection[str], limit: int, timeout: float) -> Form:
-    """Read the body as it comes; a `known` field that ends in "[]" may be repeated.
+async def read_form(body: AsyncGenerator[bytes, None], boundary: bytes, *, known: Collection[str], limit: int) -> Form:
+    """Parse a body in chunks. A `known` field whose name ends in "[]" may be repeated.
 
-    Raises `FileTooLarge`, `SlowBody`, `ClientGone` or `OptionError`.
+    Raises `FileTooLargeError`, `OptionError`, and whatever `body` raises.
     """
     form = Form()
     collector = _Collector(form, known, limit)
@@ -70,12 +73,12 @@ async def read_form(receive: Receive, boundary: bytes, *, known: Collection[str]
         boundary, collector.callbacks(), max_header_count=MAX_HEADERS, max_header_size=HEADER_LIMIT
     )
     beginning = b"--" + boundary
-    async with aclosing(_chunks(receive, timeout)) as chunks:
+    async with aclosing(body) as chunks:
         async for chunk in chunks:
             form.size += len(chunk)
             if form.size > body_cap(limit):
                 raise _too_large(limit)
-            if beginning:  # no preamble: the parser would skip it byte by byte
+            if beginning:  # reject a preamble, which the parser would skip byte by byte
                 if not chunk.startswith(beginning[: len(chunk)]):
                     raise _malformed("The body does not begin with the boundary.")
                 beginning = beginning[len(chunk) :]
@@ -88,23 +91,8 @@ async def read_form(receive: Receive, boundary: bytes, *, known: Collection[str]
     return form
 
 
-async def _chunks(receive: Receive, timeout: float) -> AsyncGenerator[bytes, None]:
-    """The body's pieces; every wait for one is bounded."""
-    more = True
-    while more:
-        try:
-            message = await asyncio.wait_for(receive(), timeout)
-        except asyncio.TimeoutError as error:
-            raise SlowBody(f"No data came for {timeout:g} seconds.") from error
-        if message["type"] == "http.disconnect":
-            raise ClientGone("The client left during the upload.")
-        more = message.get("more_body", False)
-        if chunk := message.get("body", b""):
-            yield chunk
-
-
 class _Collector:
-    """Takes the parser's events; raises at the first that breaks a rule."""
+    """Handles the parser's events; raises at the first violation of a rule."""
 
     def __init__(self, form: Form, known: Collection[str], limit: int) -> None:
         self.ended = False
@@ -120,7 +108,7 @@ class _Collector:
         self._upload: io.BytesIO | None = None
 
     def callbacks(self) -> Any:
-        """The methods by the parser's names."""
+        """The callbacks by the parser's names."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
@@ -156,14 +144,14 @@ class _Collector:
         self._begin_file(named=b"filename" in parameters)
 
     def _unknown(self) -> OptionError:
-        """The answer names no field that a stranger made up, but helps where only the brackets are missing."""
+        """The error for an unknown field. It does not repeat the name, but suggests missing brackets."""
         brackets = f"{self._name}[]"
         if brackets in self._known:
             return OptionError(f"The field is called `{brackets}`, brackets included.", brackets, "unknown_field")
-        return OptionError("The form has a field that is not known here; see /docs.", None, "unknown_field")
+        return OptionError("The form has an unknown field; see /docs.", None, "unknown_field")
 
     def _begin_file(self, *, named: bool) -> None:
-        """The file's name says that the part is a file; it is looked at for nothing else."""
+        """A part with a file name is a file. The name is not used otherwise."""
         if self._name == "file":
             if not named:
                 raise OptionError("Send `file` as a file, with a file name.", "file", "not_a_file")
@@ -200,5 +188,5 @@ def _malformed(message: str) -> OptionError:
     return OptionError(message, None, "invalid_multipart")
 
 
-def _too_large(limit: int) -> FileTooLarge:
-    return FileTooLarge(f"The upload is larger than the limit of {limit:,} bytes.")
+def _too_large(limit: int) -> FileTooLargeError:
+    return FileTooLargeError(f"The upload is larger than the limit of {limit:,} bytes.")

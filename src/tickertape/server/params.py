@@ -1,22 +1,21 @@
-"""What a form asks for: the one table of its fields, and how each is understood.
+"""The parameters of a transcription request: the table of form fields, and their validation.
 
-A form becomes an `Order` or an `OptionError` whose `param` is the field and whose `code` is in `CODES`. An empty value
-is as good as none.
+A form becomes an `Order`, or an `OptionError` with the field in `param` and a `code` from `CODES`. Empty
+values count as absent.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from tickertape.errors import EmptyFile, ModelNotFound, OptionError
-from tickertape.forms import Form
-from tickertape.languages import language_code
+from tickertape.errors import EmptyFileError, ModelNotFoundError, OptionError
 from tickertape.pipeline import Model
+from tickertape.server.multipart import Form
+from tickertape.transcripts.languages import language_code
 from tickertape.types import FALLBACK_TEMPERATURES, Notice, Options, Priority, Task
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -42,70 +41,72 @@ class Field:
     example: object = None
 
 
+_IGNORED = "Accepted but ignored; the server uses its own thresholds and adds a warning."
+
 FIELDS: dict[str, Field] = {
-    "file": Field("The recording. Its content says what it is; its name is ignored.", "file"),
-    "model": Field("A name of `GET /v1/models`, or `whisper-1` for the default.", example="whisper-1"),
-    "language": Field("ISO 639-1 code or English name of what is spoken. Absent: detected.", example="en"),
-    "languages[]": Field("One language is as good as `language`; of several, one is detected.", translations=False),
-    "prompt": Field("Earlier text, or names and spellings to expect. The last 223 tokens count.", example="Call 17."),
-    "response_format": Field("Shape of the answer.", choices=FORMATS, example="verbose_json"),
-    "temperature": Field("0 to 1. 0 or absent: greedy, warmer only where that fails.", "number", example=0),
-    "timestamp_granularities[]": Field("Times in `verbose_json`; `segment` is taken with `json` too.",
+    "file": Field("The recording. The server reads its format from the content and ignores its name.", "file"),
+    "model": Field("A name from `GET /v1/models`, or `whisper-1` for the default.", example="whisper-1"),
+    "language": Field("ISO 639-1 code or English name of the spoken language. Default: detected.", example="en"),
+    "languages[]": Field("One value: like `language`. Several: the language is detected.", translations=False),
+    "prompt": Field("Earlier text, or names and spellings to expect. The model reads the last 223 tokens.",
+                    example="Call 17."),
+    "response_format": Field("Format of the response.", choices=FORMATS, example="verbose_json"),
+    "temperature": Field("0 to 1. 0, the default: greedy, with higher temperatures for windows that fail.", "number",
+                         example=0),
+    "timestamp_granularities[]": Field("Times in `verbose_json`; `segment` is accepted with `json` too.",
                                        choices=("word", "segment"), translations=False),
-    "include[]": Field("Log probabilities of the tokens; with `json` only.", choices=("logprobs",), translations=False),
-    "stream": Field("Answer with server-sent events; with `json` or `text`.", "boolean"),
-    "chunking_strategy": Field('`auto`, or `{"type":"server_vad"}`: windows follow the speech.', translations=False),
-    "chunking_strategy[type]": Field("The same object as OpenAI's client sends it.", choices=("server_vad",),
-                                     translations=False),
-    "chunking_strategy[prefix_padding_ms]": Field("Taken, with a warning: our own holds.", "integer",
-                                                  translations=False),
-    "chunking_strategy[silence_duration_ms]": Field("Taken, with a warning: our own holds.", "integer",
-                                                    translations=False),
-    "chunking_strategy[threshold]": Field("Taken, with a warning: our own holds.", "number", translations=False),
-    "keywords[]": Field("Words to expect; joined to `hotwords`.", translations=False),
-    "known_speaker_names[]": Field("Not supported yet.", translations=False),
-    "known_speaker_references[]": Field("Not supported yet.", translations=False),
+    "include[]": Field("Log probabilities of the tokens; only with `json`.", choices=("logprobs",), translations=False),
+    "stream": Field("Respond with server-sent events; only with `json` or `text`.", "boolean"),
+    "chunking_strategy": Field('`auto` or `{"type":"server_vad"}`: windows follow the speech.', translations=False),
+    "chunking_strategy[type]": Field("The same object, in the form that OpenAI's client sends.",
+                                     choices=("server_vad",), translations=False),
+    "chunking_strategy[prefix_padding_ms]": Field(_IGNORED, "integer", translations=False),
+    "chunking_strategy[silence_duration_ms]": Field(_IGNORED, "integer", translations=False),
+    "chunking_strategy[threshold]": Field(_IGNORED, "number", translations=False),
+    "keywords[]": Field("Words to expect; added to `hotwords`.", translations=False),
+    "known_speaker_names[]": Field("Not supported.", translations=False),
+    "known_speaker_references[]": Field("Not supported.", translations=False),
     "vad": Field("`false`: plain windows of 30 s instead of windows around speech.", "boolean", extension=True),
     "hotwords": Field("Words to expect, given to the model as a prompt.", extension=True),
     "word_timestamps": Field("Word times: `words` in `verbose_json`, tighter cues in `srt` and `vtt`.", "boolean",
                              extension=True),
-    "file_url": Field("Where the recording lies, instead of `file`: `https://...` or `gs://bucket/object`, of a host "
-                      "or bucket that the server allows.", extension=True),
-    "audio_format": Field("What headerless data is: `mulaw;rate=8000;channels=1`.", extension=True),
-    "audio_track": Field("Which audio track, from 0. Absent: the first.", "integer", extension=True),
+    "file_url": Field("URL of the recording, in place of `file`: `https://...` or `gs://bucket/object`. The server "
+                      "must allow its host or bucket.", extension=True),
+    "audio_format": Field("Format of audio without a header: `mulaw;rate=8000;channels=1`.", extension=True),
+    "audio_track": Field("Number of the audio track, from 0. Default: the first.", "integer", extension=True),
     "channels": Field("`split`: one speaker per channel.", choices=("mix", "split"), extension=True),
     "beam_size": Field("1 to 10 beams; 1 is greedy.", "integer", extension=True),
-    "priority": Field("`batch` lets interactive work overtake.", choices=("interactive", "batch"), extension=True),
+    "priority": Field("`batch`: interactive requests go first.", choices=("interactive", "batch"), extension=True),
 }  # fmt: skip
 
 CODES: dict[str, str] = {
-    "missing_field": "`file` (or `file_url`) or `model` is absent",
-    "conflicting_field": "`file` and `file_url` together, or `chunking_strategy` and `vad=false`",
-    "unknown_field": "a field that the form does not have",
-    "duplicate_field": "a field was sent twice that may be sent once",
+    "missing_field": "`model`, or both `file` and `file_url`, are absent",
+    "conflicting_field": "both `file` and `file_url`, or both `chunking_strategy` and `vad=false`",
+    "unknown_field": "the form has no such field",
+    "duplicate_field": "a field that may be sent once was sent twice",
     "too_many_fields": "more than 64 parts",
-    "field_too_large": "a field over its limit in bytes",
-    "not_a_file": "`file` came without a file name, so as text",
-    "not_a_field": "another field came as a file",
-    "invalid_encoding": "a field that is not UTF-8",
-    "invalid_multipart": "not a proper multipart form",
+    "field_too_large": "a field exceeds its limit in bytes",
+    "not_a_file": "`file` has no file name, so it is text",
+    "not_a_field": "another field was sent as a file",
+    "invalid_encoding": "a field is not UTF-8",
+    "invalid_multipart": "the multipart form is malformed",
     "invalid_language": "neither an ISO 639-1 code nor an English name, or unknown to the model",
     "invalid_task": "the model cannot translate",
     "invalid_temperature": "not a number from 0 to 1",
     "invalid_response_format": "not one of the formats",
-    "unsupported_response_format": "`diarized_json`, which is not supported yet",
+    "unsupported_response_format": "`diarized_json`, which is not supported",
     "invalid_timestamp_granularities": "not `word` or `segment`, or not with `verbose_json` (`segment`: or `json`)",
     "invalid_include": "not `logprobs`, or not with `json`",
-    "invalid_stream": "neither true nor false, or with a format that cannot be streamed",
-    "invalid_chunking_strategy": "neither `auto` nor a proper `server_vad` object",
-    "unsupported_field": "a field that is not supported yet, or `file_url` where no host is allowed",
+    "invalid_stream": "not a boolean, or the format cannot be streamed",
+    "invalid_chunking_strategy": "neither `auto` nor a valid `server_vad` object",
+    "unsupported_field": "the field is not supported, or `file_url` is used and the server allows no host",
     "invalid_file_url": "neither `https://HOST/...` nor `gs://BUCKET/OBJECT`, or not properly escaped",
-    "file_url_not_allowed": "a host or bucket that is not on the server's list, or one without a public address",
+    "file_url_not_allowed": "the host or bucket is not on the server's list, or has no public address",
     "file_url_failed": "the recording could not be fetched: refused, redirected, unreachable, or too slow",
-    "prompt_too_long": "a prompt over 16 KiB",
-    "invalid_vad": "neither true nor false",
-    "invalid_word_timestamps": "neither true nor false",
-    "invalid_audio_format": "not a description of headerless data",
+    "prompt_too_long": "the prompt exceeds 16 KiB",
+    "invalid_vad": "not a boolean",
+    "invalid_word_timestamps": "not a boolean",
+    "invalid_audio_format": "not a valid format of audio without a header",
     "invalid_audio_track": "not a track number, or no such track",
     "invalid_channels": "neither `mix` nor `split`",
     "invalid_beam_size": "not a whole number from 1 to 10",
@@ -131,22 +132,22 @@ class Order:
     notices: tuple[Notice, ...] = ()
 
 
-def known(task: Task) -> frozenset[str]:
+def known_fields(task: Task) -> frozenset[str]:
     """The fields of an endpoint's form."""
     return frozenset(name for name, field in FIELDS.items() if field.translations or task == "transcribe")
 
 
 def find_model(name: str, models: Mapping[str, Model]) -> Model:
-    """The model of that name; the first under its alias. Raises `ModelNotFound`."""
+    """The model of that name; the first under its alias. Raises `ModelNotFoundError`."""
     if name == ALIAS and ALIAS not in models:
         return next(iter(models.values()))
     if name not in models:
-        raise ModelNotFound("There is no such model here; GET /v1/models lists them.")
+        raise ModelNotFoundError("There is no such model here; GET /v1/models lists them.")
     return models[name]
 
 
-def understand(form: Form, task: Task, models: Mapping[str, Model], *, beam_size: int = 1) -> Order:
-    """What the form asks for. Raises `OptionError`, `ModelNotFound` or `EmptyFile`."""
+def parse_form(form: Form, task: Task, models: Mapping[str, Model], *, beam_size: int = 1) -> Order:
+    """Validate a form. Raises `OptionError`, `ModelNotFoundError` or `EmptyFileError`."""
     values = {name: [value for value in sent if value] for name, sent in form.fields.items()}
     values = {name: sent for name, sent in values.items() if sent}
     if (form.file is None and "file_url" not in values) or "model" not in values:
@@ -156,19 +157,12 @@ def understand(form: Form, task: Task, models: Mapping[str, Model], *, beam_size
     if form.file is not None and "file_url" in values:
         raise OptionError("Send `file` or `file_url`, not both.", "file_url", "conflicting_field")
     if form.file is not None and not form.file.getbuffer().nbytes:
-        raise EmptyFile("The file is empty.")
-    return _Reader(values, model, task, beam_size).order()
+        raise EmptyFileError("The file is empty.")
+    return _FormParser(values, model, task, beam_size).order()
 
 
-def digest(form: Form, task: Task) -> str:
-    """Two forms that ask for the same have the same digest, whatever their boundaries."""
-    whole = hashlib.sha256(json.dumps([task, form.fields], sort_keys=True).encode())
-    whole.update(form.file.getbuffer() if form.file is not None else b"")
-    return whole.hexdigest()
-
-
-class _Reader:
-    """Reads one form, field by field."""
+class _FormParser:
+    """Validates one form, field by field."""
 
     def __init__(self, values: dict[str, list[str]], model: Model, task: Task, beam_size: int) -> None:
         self._values = values
@@ -178,7 +172,7 @@ class _Reader:
         self._notices: list[Notice] = []
 
     def order(self) -> Order:
-        self._refuse_what_is_missing_here()
+        self._reject_unsupported()
         response_format = self._format()
         granularities = self._granularities(response_format)
         word_timestamps = self._boolean("word_timestamps", default=False) or "word" in granularities
@@ -234,10 +228,10 @@ class _Reader:
             raise OptionError(f"`{name}` must be a whole number from {low} to {high}.", name, _invalid(name))
         return int(value)
 
-    def _refuse_what_is_missing_here(self) -> None:
+    def _reject_unsupported(self) -> None:
         for name in ("known_speaker_names[]", "known_speaker_references[]"):
             if name in self._values:
-                raise OptionError("Speakers are not told apart yet.", name, "unsupported_field")
+                raise OptionError("Speaker recognition is not supported.", name, "unsupported_field")
         if self._one("response_format") == "diarized_json":
             message = "diarized_json is not supported yet; `channels=split` keeps a speaker per channel."
             raise OptionError(message, "response_format", "unsupported_response_format")
@@ -252,7 +246,7 @@ class _Reader:
         elif given is None and several:
             for language in several:
                 _code(language, "languages[]")
-            message = "Of several languages the one that is spoken is detected, freely."
+            message = "Several languages were given; the language was detected without that restriction."
             self._notices.append(Notice("languages_detected", message))
         return None if given is None else _code(given, name)
 
@@ -315,7 +309,7 @@ class _Reader:
         return vad
 
     def _chunking(self) -> bool:
-        """Whether a chunking strategy was given, which is to say windows around speech."""
+        """Whether the request has a chunking strategy."""
         strategy = self._strategy()
         if strategy is None or strategy == "auto":
             return strategy is not None

@@ -1,74 +1,87 @@
-"""Everything in one process, without Ray: the same application under uvicorn, its engines in threads.
+"""Serve from one process, without Ray: uvicorn runs the application, and each engine has a thread.
 
-For the smallest machines, for development, and wherever a second of start-up and a hundred megabytes count.
+This suits small machines and development: it starts faster and uses less memory than the cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, NoReturn
 
-from tickertape.frame import event_line, to_stdout, trace_line
-from tickertape.lines import speak_json
-from tickertape.local import LocalBackend
-from tickertape.pipeline import Model
-from tickertape.roster import open_detector, open_engine, sources
-from tickertape.settings import Settings
+import uvicorn
 
-BACKLOG = 2048  # connections that wait to be accepted
-LAST_WORDS = 1  # seconds for connections to close once every request is answered
+from tickertape.engine.batching import LocalBackend
+from tickertape.errors import OptionError
+from tickertape.pipeline import Model
+from tickertape.server.http_protocol import HTTPProtocol
+from tickertape.server.logs import configure_logging, log_exception
+from tickertape.server.models import model_sources, open_detector, open_engine
+from tickertape.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048  # connections that the kernel queues until they are accepted
+CLOSE_SECONDS = 1  # for connections to close after the last response
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, and leave. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
+    """Serve until SIGTERM or SIGINT. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
+    configure_logging()
     asyncio.run(_serve(settings.resolve()))
     return 0
 
 
 async def _serve(settings: Settings) -> None:
-    listener = listen(settings)  # before the models: a port that is taken shows at once
-    stopping = asyncio.Event()
+    listener = bind(settings)  # before the models load, so that a port in use is reported at once
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    waiting = asyncio.ensure_future(stopping.wait())
-    opening = asyncio.ensure_future(asyncio.to_thread(open_models, settings))
-    from tickertape.api import create_app  # half a second, meanwhile
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopped = asyncio.ensure_future(stop.wait())
+    loading = asyncio.ensure_future(asyncio.to_thread(open_models, settings))
+    from tickertape.server.app import create_app  # takes half a second, while the models load
 
-    await asyncio.wait({opening, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if not opening.done():
-        _leave()
-    app = create_app(opening.result(), settings)
-    server = _server(app, settings)
+    await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        _exit()
+    app = create_app(loading.result(), settings)
+    server = Server(app, settings)
     serving = asyncio.ensure_future(server.serve([listener]))
-    to_stdout(event_line("INFO", "listening", host=settings.host, port=listener.getsockname()[1]))
     page = asyncio.ensure_future(_add_page(app, settings))
-    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     page.cancel()
+    if serving.done():
+        await serving  # raises: the server could not start
     drained = await app.state.service.drain()
-    to_stdout(event_line("INFO" if drained else "WARNING", "drained" if drained else "the grace ended first"))
+    log_drain(drained)
     server.should_exit = True
     await serving
-    _leave()
+    _exit()
 
 
-def _leave() -> NoReturn:
-    """End the process, whatever its threads do: a call of the engine cannot be interrupted, and exiting awaits it."""
+def log_drain(drained: bool) -> None:
+    """Log whether every accepted request ended within the grace period."""
+    if drained:
+        logger.info("drained")
+    else:
+        logger.warning("requests were cancelled at the end of the grace period")
+
+
+def _exit() -> NoReturn:
+    """End the process without waiting for its threads: a call of an engine cannot be interrupted."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A socket on the wanted address. Raises `OptionError` where that is taken or not allowed."""
-    from tickertape.errors import OptionError
-
+def bind(settings: Settings) -> socket.socket:
+    """Bind a socket to the configured address. Raises `OptionError` if the address is in use or not permitted."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,9 +89,13 @@ def listen(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        message = f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another port."
-        raise OptionError(message, "port", "invalid_settings") from error
+        raise _address_error(settings, error) from error
     return listener
+
+
+def _address_error(settings: Settings, error: OSError) -> OptionError:
+    message = f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another port."
+    return OptionError(message, "port", "invalid_settings")
 
 
 def open_models(settings: Settings) -> dict[str, Model]:
@@ -86,46 +103,57 @@ def open_models(settings: Settings) -> dict[str, Model]:
     models: dict[str, Model] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="detector") as aside:
         detector = aside.submit(open_detector, settings)
-        for name, source in sources(settings).items():
+        for name, source in model_sources(settings).items():
             opened = open_engine(name, source, settings)
-            to_stdout(event_line("INFO", "an engine is ready", model=name, chosen=opened.reasons))
+            logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": opened.reasons}})
             backend = LocalBackend(opened.engine, batch=settings.batch)
-            models[name] = replace(opened.model, backend=backend, detect=detector.result())
+            models[name] = Model(opened.info, backend, detector.result())
     return models
 
 
 async def _add_page(app: Any, settings: Settings) -> None:
-    """Load the page, if it is wanted; the API answers meanwhile, and also if that fails."""
+    """Load the page, if it is enabled. The API works meanwhile, and also if loading fails."""
     if not settings.page:
         return
     try:
-        from tickertape.ui import mount_late
+        from tickertape.server.page.app import mount_late
 
         await mount_late(app)
     except Exception as error:  # noqa: BLE001 - whatever Gradio raises
-        to_stdout(trace_line(error, ""))
-        to_stdout(event_line("ERROR", "the page could not be loaded; the API works without"))
+        log_exception(logger, error)
+        logger.error("the page could not be loaded; the API works without it")  # noqa: TRY400 - no traceback
     else:
-        to_stdout(event_line("INFO", "the page is there"))
+        logger.info("the page is ready")
 
 
-def _server(app: Any, settings: Settings) -> Any:
-    """uvicorn, without its signal handlers: it would turn new clients away while old requests finish."""
-    import uvicorn
+class Server(uvicorn.Server):
+    """uvicorn that logs when its port listens.
 
-    from tickertape.wire import Wire
+    It installs no signal handlers: uvicorn's would reject new clients while old requests finish.
+    """
 
-    speak_json()
-    config = uvicorn.Config(
-        app,
-        http=Wire,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=int(settings.keep_alive),
-        timeout_graceful_shutdown=LAST_WORDS,
-    )
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    return server
+    def __init__(self, app: Any, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            http=HTTPProtocol,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=int(settings.keep_alive),
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+        super().__init__(config)
+        self._settings = settings
+        self.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then log it. Raises `OptionError` if another process has taken the port in the meantime."""
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise _address_error(self._settings, error) from error
+        for listener in sockets or ():
+            address = {"host": self._settings.host, "port": listener.getsockname()[1]}
+            logger.info("listening", extra={"fields": address})

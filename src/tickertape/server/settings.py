@@ -1,10 +1,9 @@
-"""The one table of knobs: name, default, help; and the values derived from the machine when a knob is left alone.
+"""The settings of the service, and the values derived from the machine.
 
-    settings = Settings.load(file=Path("tickertape.toml"), port=9000)   # flags over environment over file
-    settings = settings.resolve()                                       # zeros become figures, each with a reason
+    settings = Settings.load(file=Path("tickertape.toml"), port=9000)   # flags override the environment and the file
+    settings = settings.resolve()                                       # replaces zeros by derived values
 
-Whoever starts the program does this once and passes the result on; nothing else reads the environment. `Settings()`
-alone is the defaults, whatever the environment holds.
+The entry point loads the settings once; nothing else reads the environment. `Settings()` has the defaults.
 """
 
 from __future__ import annotations
@@ -26,18 +25,23 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from tickertape import machine
+from tickertape.engine import hardware
+from tickertape.engine.hardware import Detected
 from tickertape.errors import OptionError
-from tickertape.machine import Detected
 from tickertape.types import SAMPLE_RATE
 
 PREFIX = "TICKERTAPE_"
-FOREIGN = {  # what Cloud Run and Google's libraries set, and what the other commands read
+FOREIGN = {  # variables of Cloud Run, Google's libraries and the other commands
     "port": "PORT",
     "project": "GOOGLE_CLOUD_PROJECT",
     "models": "TICKERTAPE_MODEL",
 }
-CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 6.0  # there, SIGKILL follows SIGTERM after 10 s; leaving takes up to 3 s
+OTHER_VARIABLES = frozenset({"TICKERTAPE_MODEL", "TICKERTAPE_KEY", "TICKERTAPE_PROXY_BODY_LIMIT"})  # not settings
+# Kubernetes sets these in every pod for each Service whose name begins with `tickertape`:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+SERVICE_LINK = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
+CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 6.0  # SIGKILL follows SIGTERM after 10 s; the exit takes up to 3 s
 MEBIBYTE = 2**20
 AUDIO_BYTES = 4 * SAMPLE_RATE  # 64,000 bytes: a second of decoded audio, one channel of float32
 OBJECT_HOST = re.compile(
@@ -50,145 +54,167 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Settings(BaseSettings):
-    """Every knob of the service. Where 0 stands for "derive it", `resolve` puts a figure in its place."""
+    """The settings of the service. `resolve` derives those that are 0 by default."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
     _reasons: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    # where it listens, and what it serves
-    host: str = Field("0.0.0.0", description="Address to listen on. `127.0.0.1` keeps the service to this machine.")  # noqa: S104 - a container must answer from outside; the reference says how to narrow it
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    models: Words = Field((), description="Checkpoints as `name=path`, the first is the default. Empty: the demo.")
+    # what is served, and where
+    host: str = Field("0.0.0.0", description="Address to bind. `127.0.0.1`: reachable from this machine only.")  # noqa: S104 - a container must be reachable; the reference says how to restrict it
+    port: int = Field(8080, ge=0, le=65535, description="Port to bind. 0: any free port.")
+    models: Words = Field((), description="Checkpoints as `name=path`; the first is the default. Empty: the demo.")
     page: bool = Field(True, description="Serve the web page at `/`.")
     docs: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
     cors_origins: Words = Field((), description="Origins whose pages may call the API. Empty: none.")
 
     # where the work is done
-    ray: bool = Field(True, description="Schedule with Ray Serve. `false`: everything in one process, without Ray.")
-    address: str = Field("", description="Ray cluster to join, `auto` for the one running here. Empty: a local one.")
-    engine_replicas: int = Field(1, ge=1, description="Engines per model.")
-    engine_replicas_max: int = Field(0, ge=0, description="Engines per model under load, on a cluster. 0: no more.")
-    api_replicas: int = Field(1, ge=1, description="Processes that take requests, decode audio and plan windows.")
-    cpus_per_replica: float = Field(0, ge=0, description="Cores that Ray reserves for each engine. 0: its threads.")
-    gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
-    compute_type: str = Field("auto", description="Arithmetic of the decoder: `int8`, `float16`, ... or `auto`.")
-    precision: Literal["auto", "f32", "bf16"] = Field(
-        "auto", description="The encoder's numbers on a CPU; `auto`: bf16 if the processor has it, `f32` is exact."
+    ray: bool = Field(True, description="Run on Ray Serve. `false`: everything in one process, without Ray.")
+    address: str = Field("", description="Ray cluster to join; `auto`: the one on this machine. Empty: a local Ray.")
+    engine_replicas: int = Field(1, ge=1, description="Number of engine replicas per model.")
+    engine_replicas_max: int = Field(
+        0, ge=0, description="Maximum number of engine replicas per model under load, on a cluster. 0: no autoscaling."
     )
-    threads: int = Field(0, ge=0, description="Threads of each engine. 0: cores shared among the engines.")
-    batch: int = Field(0, ge=0, description="Windows decoded at once at most. 0: four per thread, 4 to 16.")
+    api_replicas: int = Field(1, ge=1, description="Number of processes that handle requests and decode audio.")
+    cpus_per_replica: float = Field(
+        0, ge=0, description="Cores that Ray reserves for each engine replica. 0: as many as it has threads."
+    )
+    gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine replica.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the models.")
+    compute_type: str = Field("auto", description="Number format of the decoder: `int8`, `float16`, ... or `auto`.")
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        "auto",
+        description="Number format of the encoder on a CPU. `f32` is exact; `auto`: bf16 if the CPU supports it.",
+    )
+    threads: int = Field(0, ge=0, description="Threads of each engine. 0: the cores divided by the number of engines.")
+    batch: int = Field(0, ge=0, description="Maximum number of windows in a batch. 0: four per thread, from 4 to 16.")
     engine: str = Field(
-        "", description="Another engine: `module:factory`, called with a checkpoint's path and these settings."
+        "", description="Factory of another engine, `module:factory`. It gets a checkpoint's path and the settings."
     )
     engine_timeout: float = Field(
-        600, gt=0, description="Seconds after which one call of an engine counts as hung, and its process is replaced."
+        600, gt=0, description="Seconds after which an engine call counts as hung; its process is then replaced."
     )
-    base: str = Field("", description="Base of LoRA adapters among the models. Empty: the one that each names.")
-    offline: bool = Field(False, description="Never ask the hub.")
-    beam_size: int = Field(1, ge=1, le=10, description="Beams unless a request asks otherwise; 1 is greedy.")
+    base: str = Field("", description="Base of LoRA adapters among the models. Empty: the base that each one names.")
+    offline: bool = Field(False, description="Do not contact the hub.")
+    beam_size: int = Field(1, ge=1, le=10, description="Default number of beams of a request; 1 is greedy.")
 
-    # how much one request may ask for
-    body_limit: int = Field(0, ge=0, description="Largest upload in bytes. 0: 1/32 of the memory, 25 to 200 MiB.")
+    # limits of one request
+    body_limit: int = Field(
+        0, ge=0, description="Maximum size of an upload in bytes. 0: 1/32 of the memory, from 25 to 200 MiB."
+    )
     object_hosts: Words = Field(
-        (), description="Hosts, and buckets as `gs://name`, whose recordings `file_url` may ask for. Empty: none."
+        (), description="Hosts, and buckets as `gs://name`, from which `file_url` may fetch. Empty: none."
     )
     object_limit: int = Field(
-        0, ge=0, description="Largest recording from there in bytes. 0: as `body_limit`, were that left alone."
+        0, ge=0, description="Maximum size in bytes of a file fetched from a URL. 0: derived like `body_limit`."
     )
-    object_timeout: float = Field(120, gt=0, description="Seconds within which it must have come.")
+    object_timeout: float = Field(120, gt=0, description="Time limit in seconds for fetching a file from a URL.")
     max_audio_seconds: float = Field(
-        0, ge=0, description="Longest recording in seconds. 0: what 1/8 of the memory holds, 10 minutes to 2 hours."
+        0,
+        ge=0,
+        description="Maximum duration of a recording in seconds. 0: what fits 1/8 of the memory, from 10 minutes to "
+        "2 hours.",
     )
-    max_channels: int = Field(8, ge=1, le=64, description="Most channels of a recording.")
+    max_channels: int = Field(8, ge=1, le=64, description="Maximum number of channels of a recording.")
     max_split_channels: int = Field(
-        2, ge=1, le=64, description="Most channels to transcribe one by one; each takes the memory of a recording."
+        2,
+        ge=1,
+        le=64,
+        description="Maximum number of channels with `channels=split`. Each needs the memory of a recording.",
     )
-    body_timeout: float = Field(30, gt=0, description="Seconds an upload may stand still.")
-    request_timeout: float = Field(900, gt=0, description="Seconds after which a request is given up.")
+    body_timeout: float = Field(
+        30, gt=0, description="Seconds for which an upload may stall. Its sender must reach 500 bytes per second."
+    )
+    request_timeout: float = Field(900, gt=0, description="Time limit of a request in seconds.")
 
-    # how much all requests together may ask for
-    upload_room: int = Field(0, ge=0, description="Bytes of all uploads in memory. 0: 1/8 of it, at least 2 uploads.")
+    # limits of all requests together
+    upload_room: int = Field(
+        0, ge=0, description="Memory for all uploads in bytes. 0: 1/8 of the memory, at least two uploads."
+    )
     decode_threads: int = Field(
         0,
         ge=0,
-        description="Recordings decoded at once, per API process, each in a process of its own. 0: one per core, "
-        "while the longest take no more than 1/4 of the memory.",
+        description="Number of audio decoding processes per API process. 0: one per core, as long as that many of the "
+        "longest recordings fit 1/4 of the memory.",
     )
     audio_seconds_in_flight: float = Field(
         0,
         ge=0,
-        description="Seconds of accepted audio not yet transcribed, per API process; above it requests get a 503. "
-        "0: the longest recording and ten minutes per core, at most what 1/4 of the memory holds.",
+        description="Maximum seconds of accepted, not yet transcribed audio per API process; above it requests get a "
+        "503. 0: the longest recording and ten minutes per core, at most what fits 1/4 of the memory.",
     )
-    heartbeat: float = Field(10, gt=0, description="Seconds of silence in an event stream before a comment is sent.")
-    remember_seconds: float = Field(600, ge=0, description="How long answers to an `Idempotency-Key` are kept.")
+    heartbeat: float = Field(
+        10, gt=0, description="Seconds without an event after which a stream sends a comment to stay open."
+    )
 
-    # who may ask
-    keys_file: Path | None = Field(None, description="File of hashed API keys, reloaded when it changes. None: open.")
+    # access
+    keys_file: Path | None = Field(
+        None, description="File of hashed API keys, reloaded when it changes. Default: no key is required."
+    )
 
-    # life and telemetry
-    probe_timeout: float = Field(10, gt=0, description="Seconds within which `/readyz` wants an answer of the engine.")
+    # operation
+    probe_timeout: float = Field(
+        10, gt=0, description="Seconds in which every engine must answer the probe of `/readyz`."
+    )
     grace_seconds: float = Field(
         25,
         ge=0,
-        description="Seconds that accepted requests get to finish on SIGTERM; those that do not are told so. "
-        "The process is gone at most 3 s later. On Cloud Run: 6.",
+        description="Seconds that accepted requests have to finish after SIGTERM. Requests that exceed them get an "
+        "error. The process exits at most 3 s later. On Cloud Run: 6.",
     )
     keep_alive: float = Field(
-        10, gt=0, description="Seconds in which a request's headers must have come; idle connections are closed."
+        10, gt=0, description="Seconds in which the headers of a request must arrive; idle connections are closed."
     )
-    log_level: LogLevel = Field("info", description="`info` logs requests, `warning` those that failed.")
-    project: str = Field("", description="Google Cloud project, to join log lines to traces.")
+    log_level: LogLevel = Field("info", description="`info`: log all requests. `warning`: only those that failed.")
+    project: str = Field("", description="Google Cloud project, which links log lines to traces.")
 
     @field_validator(*LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """A comma separates where only a string can be given."""
+        """Split a string at commas."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("object_hosts")
     @classmethod
     def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(OBJECT_HOST.fullmatch(entry) for entry in value):
-            raise ValueError("takes names of hosts and gs://buckets, in small letters, without path or port")
+            raise ValueError("takes host names and gs://buckets in lower case, without path or port")
         return value
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the framework calls with it
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic passes it
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework calls with it
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework calls with it
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the framework calls with it
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments only: `load` puts the other sources together, so that tests see no environment."""
+        """Only arguments; `load` combines the other sources, so `Settings()` never depends on the environment."""
         return (init_settings,)
 
     @classmethod
     def load(cls, file: Path | None = None, **flags: Any) -> Settings:
-        """Flags over `TICKERTAPE_*` over `file` (TOML or YAML); flags that are None were not given.
+        """Combine `file` (TOML or YAML), `TICKERTAPE_*` variables and flags; later ones override. None: not given.
 
-        Raises `OptionError` for names and values that are not allowed, a misspelt variable included.
+        Raises `OptionError` for unknown names and invalid values.
         """
         given = {name: value for name, value in flags.items() if value is not None}
         return cls.of({**_from_file(file), **_from_environment(), **given})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
-        """These values and the defaults, whatever the environment holds. Raises `OptionError`."""
+        """Validate values. Raises `OptionError`."""
         try:
             return cls(**values)
         except ValidationError as error:
             raise _explain(error) from error
 
     def resolve(self, cores: Detected | None = None, memory: Detected | None = None) -> Settings:
-        """The same settings with every derived value in place; `reasons` says where each came from.
+        """The settings with derived values; `reasons` explains each.
 
-        `cores` and bytes of `memory` are this machine's, or its container's, unless given.
+        `cores` and `memory` (bytes) are by default those of this machine or container.
         """
-        found = derive(self, cores or machine.cores(), memory or machine.memory())
+        found = derive(self, cores or hardware.cores(), memory or hardware.memory())
         derived = {name: figure for name, figure in found.items() if not getattr(self, name)}
         resolved = self.model_copy(update={name: value for name, (value, _) in derived.items()})
         resolved._reasons = {**self._reasons, **{name: reason for name, (_, reason) in derived.items()}}
@@ -196,12 +222,12 @@ class Settings(BaseSettings):
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """Why each derived value is what it is."""
+        """The reason for each derived value."""
         return self._reasons
 
 
 def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, tuple[float, str]]:
-    """Every derived value with its reason, whether or not the knob was set; later values build on earlier ones."""
+    """Every derived value with its reason. Later values depend on earlier ones."""
     values: dict[str, tuple[float, str]] = {}
 
     def value(name: str) -> float:
@@ -228,31 +254,6 @@ def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, t
     return values
 
 
-def reference() -> str:
-    """`docs/reference/settings.md`, which a test compares with the file."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        variable = f"`{PREFIX}{name.upper()}`" + (f", `{FOREIGN[name]}`" if name in FOREIGN else "")
-        rows.append(f"| `{name}` | {variable} | {_shown(field.default)} | {field.description} |")
-    return "\n".join([_REFERENCE_HEAD, "| name | variable | default | what it does |", "|---|---|---|---|", *rows, ""])
-
-
-_REFERENCE_HEAD = f"""# Settings
-
-<!-- Generated by tickertape.settings.reference(); a test fails when it is out of date. -->
-
-Each setting can be given as a flag (`--body-limit 50000000`), as a variable of the environment
-(`{PREFIX}BODY_LIMIT=50000000`) or in a TOML or YAML file (`body_limit = 50000000`); a flag wins over the environment,
-which wins over the file. Names that do not exist are refused everywhere. Lists are separated by commas; a flag may be
-given again for the next. What is `true` or `false` can be said as `--page`, `--no-page`, `--page false` or
-`--page=false`. Where the default is 0, the value is derived from the cores and the memory that the process may use
-(limits of its container included) and printed with its reason at start.
-
-The service listens on every interface, as a container must. On a shared machine without keys, set `host` to
-`127.0.0.1`.
-"""
-
-
 def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
@@ -266,11 +267,13 @@ def _from_file(file: Path | None) -> dict[str, Any]:
 
 
 def _from_environment() -> dict[str, Any]:
+    links = {variable for variable, value in os.environ.items() if _is_service_link(variable, value)}
+    known = links | OTHER_VARIABLES | {PREFIX + name.upper() for name in Settings.model_fields}
     for variable in os.environ:
-        unknown = variable.removeprefix(PREFIX).lower() not in {*Settings.model_fields, "model"}
-        if variable.startswith(PREFIX) and unknown:
+        if variable.startswith(PREFIX) and variable not in known:
             raise OptionError(f"{variable} is not a setting", variable, "invalid_settings")
-    values = dict(EnvSettingsSource(Settings)())
+    found = EnvSettingsSource(Settings)().items()
+    values = {name: value for name, value in found if PREFIX + name.upper() not in links}
     for name, variable in FOREIGN.items():
         if os.environ.get(variable):
             values.setdefault(name, os.environ[variable])
@@ -279,16 +282,17 @@ def _from_environment() -> dict[str, Any]:
     return values
 
 
+def _is_service_link(variable: str, value: str) -> bool:
+    """Whether Kubernetes set a variable for a Service; `TICKERTAPE_PORT` is one if it holds a URL."""
+    if not variable.startswith(PREFIX):
+        return False
+    return bool(SERVICE_LINK.fullmatch(variable) or (variable.endswith("_PORT") and SERVICE_URL.fullmatch(value)))
+
+
 def _explain(error: ValidationError) -> OptionError:
-    """The first complaint, without the value: a key in the wrong place must not reach a log."""
+    """The first error without the value, which may be a secret."""
     first = error.errors(include_input=False, include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return OptionError(f"{name} is not a setting", name, "invalid_settings")
     return OptionError(f"{name}: {first['msg'].lower()}", name, "invalid_settings")
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    return "" if default in (None, "", ()) else f"`{default}`"

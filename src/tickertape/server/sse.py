@@ -1,4 +1,4 @@
-"""Server-sent events: one JSON object each, a comment now and then so that proxies keep the connection."""
+"""Server-sent events: one JSON object per event, and comments that keep an idle connection open."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar
 
-from tickertape import failures
 from tickertape.errors import TickertapeError
-from tickertape.frame import Send
+from tickertape.server import errors
+from tickertape.server.middleware import Send
+from tickertape.server.tasks import background
 
 T = TypeVar("T")
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold the text back
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the stream
 ]
 
 
 class Stream:
-    """An answer in events. Its head goes out with the first of them, or with the first heartbeat."""
+    """A response of events. It begins with the first event or heartbeat."""
 
     def __init__(self, send: Send, *, heartbeat: float) -> None:
         self.begun = False
@@ -29,33 +30,29 @@ class Stream:
         self._heartbeat = heartbeat
 
     async def send(self, event: Mapping[str, Any]) -> None:
-        """One event."""
+        """Send one event."""
         text = json.dumps(event, ensure_ascii=False, allow_nan=False)  # JSON escapes line breaks, which end an event
         await self._write(f"data: {text}\n\n")
 
     async def fail(self, error: TickertapeError) -> None:
-        """An error in OpenAI's shape, and the end."""
-        await self.send({"type": "error", **failures.envelope(error)})
+        """Send an error in OpenAI's format and end the stream."""
+        await self.send({"type": "error", **errors.envelope(error)})
         await self.end()
 
     async def end(self) -> None:
-        """No more events."""
+        """End the stream."""
         await self._begin()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def paced(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The items as they come, with a comment sent whenever nothing has come for a heartbeat."""
+        """The items as they come; sends a comment whenever none has come for `heartbeat` seconds."""
         while True:
-            coming = asyncio.ensure_future(anext(items))
-            try:
+            async with background(anext(items, None)) as [coming]:
                 while not (await asyncio.wait({coming}, timeout=self._heartbeat))[0]:
                     await self._write(": waiting\n\n")
                 item = coming.result()
-            except StopAsyncIteration:
+            if item is None:
                 return
-            finally:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
             yield item
 
     async def _begin(self) -> None:

@@ -1,9 +1,8 @@
-"""The gate before Gradio: its page and its queue pass, everything else that it offers does not exist here.
+"""The guard in front of Gradio: an allow-list of its paths, and limits on what these do.
 
-Gradio serves files by path, proxies addresses, takes uploads to disk, records runs and has an API of its own. The page
-needs none of that, and what is shut cannot be tricked. The gate also sets the headers that keep the page's requests at
-home, bounds bodies, takes the advertising out of the page's head, and stops the work of visitors who leave: Gradio
-itself would only notice between two answers, when the engine has long begun the next batch.
+Gradio also serves files by path, proxies URLs, stores uploads, records runs and has an API. The page needs none of
+these, so they answer 404. The guard further sets security headers, limits request bodies, removes social-media tags
+from the page, and cancels transcriptions whose browser has disconnected; Gradio notices that only at the next message.
 """
 
 from __future__ import annotations
@@ -11,27 +10,25 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection
-from typing import Any
-from urllib.parse import parse_qs
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from tickertape.errors import FileTooLarge
-from tickertape.frame import App, Message, Receive, Send
+from tickertape.errors import FileTooLargeError
+from tickertape.server.middleware import App, Message, Receive, Send, parse_content_length
+from tickertape.server.tasks import background
 
-OPEN = re.compile(
+ALLOWED_PATHS = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json"
     r"|/(assets|svelte)/[\w.-]+|/static/(fonts|img|js)(/[\w-][\w.-]*){1,2}"
     r"|/gradio_api/(queue/(join|data)|cancel|startup-events|heartbeat/[\w-]+)"
 )
-ANSWERS = "/gradio_api/queue/data"  # the stream of a visit's answers: whoever closes it has left
-SEPARATOR = "<gradio-sep>"  # in the names of Gradio's tasks, after the visit: `VISIT_FUNCTION<gradio-sep>EVENT`
-BODY_LIMIT = 64 * 1024  # bytes: a request of the page is a few hundred
-# Gradio's front end builds its components with `new Function` and inline scripts; what matters is that nothing is
-# fetched from elsewhere, sent elsewhere or framed elsewhere.
-POLICY = "; ".join(
+EVENT_STREAM = "/gradio_api/queue/data"  # the messages of one browser session; closing it means leaving
+SEPARATOR = "<gradio-sep>"  # Gradio names its tasks `SESSION_FUNCTION<gradio-sep>EVENT`
+BODY_LIMIT = 64 * 1024  # bytes; a request of the page has a few hundred
+# Gradio's front end needs inline scripts and `new Function`. All requests and frames stay on this host.
+CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
         "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
@@ -48,66 +45,63 @@ POLICY = "; ".join(
     )
 )
 HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "referrer-policy": "no-referrer",
     "permissions-policy": "microphone=(self), camera=(), geolocation=(), browsing-topics=()",
 }
-FOREVER = "public, max-age=31536000, immutable"
-_ADVERTISING = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
+CACHE_FOREVER = "public, max-age=31536000, immutable"
+_SOCIAL_TAGS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link rel="manifest"[^>]*>')
 
 
-class Gate:
-    """Stands before the mounted Gradio application; `routes` are those of the application around it."""
+class Guard:
+    """Wraps the mounted Gradio application. `routes` are those of the application around it."""
 
     def __init__(self, app: App, routes: Collection[BaseRoute], head: bytes) -> None:
-        """`head` goes into the page's `<head>`."""
+        """`head` is HTML for the `<head>` of the page."""
         self._app = app
         self._routes = routes
         self._head = head
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let a request pass, or refuse it as the application around would."""
+        """Pass an allowed request on; reject others as the application around it would."""
         path = _path(scope)
-        if scope["type"] != "http" or not OPEN.fullmatch(path) or ".." in path:
-            raise self._refusal(scope)
-        home = path == "/" and scope["method"] == "GET"
-        hashed = path.startswith(("/assets/", "/static/fonts/"))
-        sender = _Home(send, self._head) if home else _Dressed(send, lasting=hashed)
-        if path == ANSWERS:
-            await self._attended(scope, receive, sender.send)
+        if scope["type"] != "http" or not ALLOWED_PATHS.fullmatch(path) or ".." in path:
+            raise self._not_found(scope)
+        send = _add_headers(send, immutable=path.startswith(("/assets/", "/static/fonts/")))
+        if path == "/" and scope["method"] == "GET":
+            send = _replace_head(send, self._head)
+        if path == EVENT_STREAM:
+            await self._stream_events(scope, receive, send)
         else:
-            await self._app(dict(scope), _bounded(scope, receive), sender.send)
+            await self._app(dict(scope), _limit_body(scope, receive), send)
 
-    async def _attended(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass a visit's answers on; if the visitor leaves before their end, stop what is being done for the visit."""
-        inbox: asyncio.Queue[Message] = asyncio.Queue()
+    async def _stream_events(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Stream the messages of a session; if the browser disconnects before their end, cancel the session's tasks."""
+        received: asyncio.Queue[Message] = asyncio.Queue()
         complete = False
 
-        def leave() -> None:
-            if not complete:
-                _abandon(scope)
-
-        async def listen() -> None:
+        async def watch_for_disconnect() -> None:
             message: Message = {}
             while message.get("type") != "http.disconnect":
                 message = await receive()
-                inbox.put_nowait(message)
-            leave()
+                received.put_nowait(message)
+            if not complete:
+                _cancel_session(scope)
 
-        async def watched(message: Message) -> None:
+        async def watched_send(message: Message) -> None:
             nonlocal complete
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
-        listening = asyncio.ensure_future(listen())
         try:
-            await self._app(dict(scope), inbox.get, watched)
+            async with background(watch_for_disconnect()):
+                await self._app(dict(scope), received.get, watched_send)
         finally:
-            listening.cancel()
-            leave()
+            if not complete:
+                _cancel_session(scope)
 
-    def _refusal(self, scope: Message) -> HTTPException:
-        """404; 405 where the path is one of ours, which the mounted application would otherwise hide."""
+    def _not_found(self, scope: Message) -> HTTPException:
+        """404, or 405 if a route of the application around has this path but another method."""
         methods = sorted(
             method
             for route in self._routes
@@ -117,11 +111,11 @@ class Gate:
         return HTTPException(405, headers={"allow": ", ".join(methods)}) if methods else HTTPException(404)
 
 
-def _abandon(scope: Message) -> None:
-    """Cancel Gradio's tasks for the visit that a stream of answers belongs to, as its own Stop does."""
-    [visit] = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[:1]
+def _cancel_session(scope: Message) -> None:
+    """Cancel Gradio's tasks of the session in the query string, as its own Stop event does."""
+    session = QueryParams(scope["query_string"]).get("session_hash")
     for task in asyncio.all_tasks():
-        if visit and SEPARATOR in task.get_name() and task.get_name().startswith(f"{visit}_"):
+        if session and SEPARATOR in task.get_name() and task.get_name().startswith(f"{session}_"):
             task.cancel()
 
 
@@ -131,62 +125,54 @@ def _path(scope: Message) -> str:
     return path.removeprefix(root) if root else path
 
 
-def _bounded(scope: Message, receive: Receive) -> Receive:
-    """`receive`, which raises `FileTooLarge` beyond the limit."""
+def _limit_body(scope: Message, receive: Receive) -> Receive:
+    """A `receive` that raises `FileTooLargeError` for a body over the limit, which may be declared already."""
     size = 0
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > BODY_LIMIT:
-            raise FileTooLarge("The page's requests are small; this one is not.")
 
-    async def counted() -> Message:
+    def check(size: int) -> None:
+        if size > BODY_LIMIT:
+            raise FileTooLargeError(f"A request of the page is limited to {BODY_LIMIT:,} bytes.")
+
+    async def receive_within_limit() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > BODY_LIMIT:
-            raise FileTooLarge("The page's requests are small; this one is not.")
+        check(size)
         return message
 
-    return counted
+    check(parse_content_length(Headers(scope=scope).get("content-length", "")) or 0)
+    return receive_within_limit
 
 
-class _Dressed:
-    """Sends an answer with our headers."""
+def _add_headers(send: Send, *, immutable: bool) -> Send:
+    """A `send` that adds the security headers, and lets browsers cache files whose name contains their hash."""
 
-    def __init__(self, send: Send, *, lasting: bool = False) -> None:
-        """`lasting` answers never change under their name, so browsers may keep them."""
-        self._send = send
-        self._lasting = lasting
-
-    async def send(self, message: Message) -> None:
-        """Add the headers as the answer begins."""
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(raw=message.setdefault("headers", []))
-            for name, value in HEADERS.items():
-                headers[name] = value
-            if self._lasting and message["status"] == 200:
-                headers["cache-control"] = FOREVER
-        await self._send(message)
+            headers.update(HEADERS)
+            if immutable and message["status"] == 200:
+                headers["cache-control"] = CACHE_FOREVER
+        await send(message)
+
+    return send_with_headers
 
 
-class _Home(_Dressed):
-    """Sends the page itself, its head put right."""
+def _replace_head(send: Send, head: bytes) -> Send:
+    """A `send` that collects the page's HTML, removes its social-media tags and adds `head`."""
+    start: Message = {}
+    body = bytearray()
 
-    def __init__(self, send: Send, head: bytes) -> None:
-        super().__init__(send)
-        self._head = head
-        self._start: Message = {}
-        self._body = bytearray()
-
-    async def send(self, message: Message) -> None:
-        """Keep everything until the page is whole."""
+    async def send_page(message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._start = message
+            start.update(message)
             return
-        self._body += message.get("body", b"")
+        body.extend(message.get("body", b""))
         if message.get("more_body", False):
             return
-        page = _ADVERTISING.sub(b"", bytes(self._body)).replace(b"</head>", self._head + b"</head>", 1)
-        headers: Any = MutableHeaders(raw=self._start.setdefault("headers", []))
-        headers["content-length"] = str(len(page))
-        await super().send(self._start)
-        await super().send({"type": "http.response.body", "body": page})
+        page = _SOCIAL_TAGS.sub(b"", bytes(body)).replace(b"</head>", head + b"</head>", 1)
+        MutableHeaders(raw=start["headers"])["content-length"] = str(len(page))
+        await send(start)
+        await send({"type": "http.response.body", "body": page})
+
+    return send_page

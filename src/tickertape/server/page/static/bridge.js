@@ -1,8 +1,8 @@
-// The wire between the page and the desk: Gradio carries wishes there and answers back.
+// Passes events between page.js and the server: Gradio carries requests there and updates back.
 const bus = (window.tickertape ??= new EventTarget());
-bus.addEventListener("wish", (event) => {
+bus.addEventListener("request", (event) => {
   props.value = event.detail;
   trigger("submit");
 });
-bus.addEventListener("leave", () => trigger("stop"));
-watch("value", () => bus.dispatchEvent(new CustomEvent("answer", { detail: props.value })));
+bus.addEventListener("cancel", () => trigger("stop"));
+watch("value", () => bus.dispatchEvent(new CustomEvent("update", { detail: props.value })));

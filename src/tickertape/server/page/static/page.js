@@ -1,65 +1,66 @@
-// What the page does. Gradio runs this once with `element`, the page's root; `facts` stands before it.
+// The page's behaviour. Gradio runs this once with `element`, the root of the page; `facts` is defined before it.
 const bus = (window.tickertape ??= new EventTarget());
 const at = (id) => element.querySelector(`#tt-${id}`);
 const audio = at("audio");
 const rows = at("table").querySelector("tbody");
 const canvas = at("wave");
 let current = null; // the recording: { blob, name, url }
-let run = 0; // the number of the last wish; answers to earlier ones are stale
-let sending = null; // the upload under way
-let answer = null; // the last answer to the last wish
-let tongue = ""; // the language that the visitor has chosen, whatever the model
+let run = 0; // the number of the last request; updates of earlier ones are ignored
+let sending = null; // the upload in progress
+let transcription = null; // everything received about the current transcription
+let chosenLanguage = ""; // kept when another model is selected
 let recorder = null;
-let asking = false; // whether the microphone may be used
+let asking = false; // whether the browser asks for permission to use the microphone
 let levels = null; // while recording: the loudness so far, from 0 to 100
-let seen = 0; // when the last news came
+let received = 0; // segments of the transcription that have arrived
+let seen = 0; // when the last update arrived
 
-// ---- what can be chosen -------------------------------------------------------------------------------------------
+// ---- models and languages ------------------------------------------------------------------------------------------
 
-const model = () => facts.models.find((one) => one.name === at("model").value) ?? facts.models[0];
-const here = (path) => new URL(path, location.href.split(/[?#]/)[0].replace(/\/?$/, "/"));
-const key = () => at("key")?.value ?? "";
-const task = () => element.querySelector("input[name=tt-task]:checked").value;
+const selectedModel = () => facts.models.find((one) => one.name === at("model").value) ?? facts.models[0];
+const url = (path) => new URL(path, location.href.split(/[?#]/)[0].replace(/\/?$/, "/"));
+const apiKey = () => at("key")?.value ?? "";
+const selectedTask = () => element.querySelector("input[name=tt-task]:checked").value;
 
-function option(value, text) {
+function optionElement(value, text) {
   const made = document.createElement("option");
   made.value = value;
   made.textContent = text;
   return made;
 }
 
-function offer() {
-  const known = model().languages.map((code) => [code, facts.languages[code] ?? code]);
+function showModel() {
+  const known = selectedModel().languages.map((code) => [code, facts.languages[code] ?? code]);
   known.sort((left, right) => left[1].localeCompare(right[1]));
-  const several = known.length > 1 ? [option("", "Detect automatically")] : [];
-  at("language").replaceChildren(...several, ...known.map(([code, name]) => option(code, name)));
-  if (model().languages.includes(tongue)) at("language").value = tongue;
+  const several = known.length > 1 ? [optionElement("", "Detect automatically")] : [];
+  at("language").replaceChildren(...several, ...known.map(([code, name]) => optionElement(code, name)));
+  if (selectedModel().languages.includes(chosenLanguage)) at("language").value = chosenLanguage;
   at("language").disabled = known.length < 2;
-  at("model-name").textContent = model().name;
-  at("task").hidden = !model().translates;
-  if (!model().translates) element.querySelector("input[value=transcribe]").checked = true;
+  at("model-name").textContent = selectedModel().name;
+  at("task").hidden = !selectedModel().translates;
+  if (!selectedModel().translates) element.querySelector("input[value=transcribe]").checked = true;
   showCode();
 }
 
-function size(bytes) {
+function formatBytes(bytes) {
   return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GB` : `${Math.round(bytes / 2 ** 20)} MB`;
 }
 
-function span(seconds) {
+function formatSeconds(seconds) {
   if (seconds >= 3600) return `${+(seconds / 3600).toFixed(1)} h`;
   return seconds >= 60 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds)} s`;
 }
 
-function clock(seconds) {
+function formatClock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
   const two = (number) => String(number).padStart(2, "0");
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-// ---- saying things ------------------------------------------------------------------------------------------------
+// ---- status and errors ---------------------------------------------------------------------------------------------
 
-function say(text) {
+function showStatus(text) {
   at("status").textContent = text;
 }
 
@@ -68,31 +69,31 @@ function announce(text) {
   setTimeout(() => (at("said").textContent = ""), 3000);
 }
 
-function complain(message) {
+function showError(message) {
   at("error").textContent = message;
   at("error").hidden = !message;
   if (message) {
-    if (answer) answer.state = "failed";
-    say("");
-    busy(false);
-    if (!answer?.segments?.length) {
+    if (transcription) transcription.state = "failed";
+    showStatus("");
+    setBusy(false);
+    if (!rows.children.length) {
       at("tape").dataset.state = current ? "ready" : "idle";
-      at("play").disabled = !current || (!!answer && !answer.duration); // what is no recording cannot be heard either
+      at("play").disabled = !current || (!!transcription && !transcription.duration); // a file that is not audio cannot be played
       at("empty").hidden = false;
     }
   }
 }
 
-function busy(working) {
+function setBusy(working) {
   element.querySelector(".tt").dataset.busy = working ? "yes" : "no";
   at("stop").hidden = !working;
   at("output").setAttribute("aria-busy", String(working));
   at("again").disabled = working;
   at("again-field").hidden = !current;
-  if (!working) progress(null);
+  if (!working) showProgress(null);
 }
 
-function progress(share) {
+function showProgress(share) {
   const bar = at("bar");
   bar.dataset.state = share === null ? "none" : share === undefined ? "unknown" : "known";
   if (typeof share === "number") {
@@ -101,30 +102,31 @@ function progress(share) {
   } else bar.removeAttribute("aria-valuenow");
 }
 
-// ---- a recording --------------------------------------------------------------------------------------------------
+// ---- a recording ---------------------------------------------------------------------------------------------------
 
-function take(blob, name) {
+function loadRecording(blob, name) {
   stopRecording(false);
-  forget();
+  unloadRecording();
   current = { blob, name, url: URL.createObjectURL(blob) };
   audio.src = current.url;
   clear();
   showCode();
-  ask();
+  transcribe();
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const below = at("output").getBoundingClientRect().top > innerHeight / 2;
   if (below) at("output").scrollIntoView({ behavior: calm ? "instant" : "smooth" });
 }
 
-function forget() {
+function unloadRecording() {
   audio.pause();
   if (current) URL.revokeObjectURL(current.url);
   current = null;
-  leave();
+  cancel();
 }
 
 function clear() {
-  answer = null;
+  transcription = null;
+  received = 0;
   rows.replaceChildren();
   at("table").hidden = true;
   at("empty").hidden = true;
@@ -135,111 +137,128 @@ function clear() {
   at("length").textContent = "";
   at("now").textContent = "0:00";
   at("tape").dataset.state = current ? "ready" : "idle";
-  complain("");
-  draw();
+  showError("");
+  drawWaveform();
 }
 
-function leave() {
+function cancel() {
   run += 1;
   sending?.abort();
   sending = null;
-  if (answer && answer.state === "running") bus.dispatchEvent(new Event("leave"));
-  busy(false);
+  if (transcription && transcription.state === "running") bus.dispatchEvent(new Event("cancel"));
+  setBusy(false);
 }
 
-function ask() {
+function transcribe() {
   if (!current) return;
-  leave();
+  cancel();
   clear();
   if (current.blob.size > facts.bytes)
-    return complain(`This file has ${size(current.blob.size)}; the limit is ${size(facts.bytes)}.`);
-  if (!current.blob.size) return complain("The file is empty.");
-  busy(true);
-  progress(undefined);
-  say("Sending …");
+    return showError(`This file has ${formatBytes(current.blob.size)}; the limit is ${formatBytes(facts.bytes)}.`);
+  if (!current.blob.size) return showError("The file is empty.");
+  setBusy(true);
+  showProgress(undefined);
+  showStatus("Uploading …");
   const mine = run;
   const form = new FormData();
-  form.append("file", current.blob, "recording"); // its name stays here
+  form.append("file", current.blob, "recording"); // the server does not receive the file's name
   sending = new XMLHttpRequest();
-  sending.open("POST", here("recordings"));
-  if (key()) sending.setRequestHeader("authorization", `Bearer ${key()}`);
+  sending.open("POST", url("recordings"));
+  if (apiKey()) sending.setRequestHeader("authorization", `Bearer ${apiKey()}`);
   sending.responseType = "json";
   sending.upload.onprogress = (event) => {
     const share = event.loaded / event.total;
-    if (mine === run && current.blob.size > 2 ** 21 && share < 1) say(`Sending … ${Math.round(100 * share)} %`);
+    if (mine === run && current.blob.size > 2 ** 21 && share < 1) showStatus(`Uploading … ${Math.round(100 * share)} %`);
   };
-  sending.onerror = () => mine === run && complain("The server cannot be reached; is it running?");
+  sending.onerror = () => mine === run && showError("The server cannot be reached; try again later.");
   sending.onload = (event) => {
     if (mine !== run) return;
     const { status, response } = event.target;
     sending = null;
-    if (status !== 200) return complain(response?.error?.message ?? `The server answered ${status}; try again later.`);
-    say("Listening …");
-    answer = { state: "running" };
+    if (status !== 200) return showError(response?.error?.message ?? `The server answered ${status}; try again later.`);
+    showStatus("Decoding …");
+    transcription = { state: "running" };
     seen = performance.now();
-    bus.dispatchEvent(new CustomEvent("wish", { detail: wish(mine, response.token) }));
+    bus.dispatchEvent(new CustomEvent("request", { detail: submission(mine, response.token) }));
   };
   sending.send(form);
 }
 
-function wish(mine, token) {
+function submission(mine, token) {
   return {
     token,
     run: mine,
-    model: model().name,
+    model: selectedModel().name,
     language: at("language").value,
-    task: task(),
+    task: selectedTask(),
     words: at("words").checked,
-    key: key(),
+    key: apiKey(),
   };
 }
 
-// ---- the answer ---------------------------------------------------------------------------------------------------
+// ---- updates from the server ---------------------------------------------------------------------------------------
 
-bus.addEventListener("answer", ({ detail }) => {
+bus.addEventListener("update", ({ detail }) => {
   if (!detail || detail.run !== run || !detail.state) return;
-  answer = detail;
+  transcription = { ...transcription, ...detail };
   seen = performance.now();
   if (detail.duration) {
-    at("length").textContent = ` / ${clock(detail.duration)}`;
+    at("length").textContent = ` / ${formatClock(detail.duration)}`;
     at("seek").max = detail.duration;
     at("seek").disabled = false;
     at("tape").dataset.state = "heard";
   }
-  (detail.segments ?? []).slice(rows.children.length).forEach(addRow);
-  draw();
-  if (detail.state === "failed") return complain(detail.error.message);
-  figures();
-  if (detail.state === "done") return finish();
-  progress(detail.done || undefined);
-  say(detail.done ? `Transcribing … ${Math.round(100 * detail.done)} %` : "Transcribing …");
+  for (const [index, segment] of Object.entries(detail.segments ?? {})) {
+    if (index >= received) addRow(segment);
+    received = Math.max(received, Number(index) + 1);
+  }
+  drawWaveform();
+  if (detail.state === "failed") return showError(detail.error.message);
+  showFigures();
+  if (detail.state === "done") return showResult();
+  showProgress(detail.done || undefined);
+  showStatus(detail.done ? `Transcribing … ${Math.round(100 * detail.done)} %` : "Transcribing …");
 });
 
 setInterval(async () => {
-  if (answer?.state !== "running" || performance.now() - seen < 8000) return;
+  if (transcription?.state !== "running" || performance.now() - seen < 8000) return;
   const mine = run;
-  const alive = await fetch(here("healthz")).then((response) => response.ok, () => false);
-  if (!alive && mine === run) complain("The connection to the server is lost; transcribe again when it is back.");
+  const alive = await fetch(url("healthz")).then((response) => response.ok, () => false);
+  if (!alive && mine === run) showError("The connection to the server was lost; try again later.");
 }, 4000);
 
-function figures() {
-  if (!answer.factor) return;
+function showFigures() {
+  if (!transcription.factor) return;
   at("figures").hidden = false;
-  at("factor").textContent = answer.factor.toFixed(answer.factor < 0.1 ? 3 : 2);
-  at("factor").title = `${(1 / answer.factor).toFixed(1)} seconds of sound in a second`;
-  at("took").textContent = answer.elapsed < 1 ? `${Math.round(1000 * answer.elapsed)} ms` : `${answer.elapsed.toFixed(1)} s`;
-  at("spoken").parentElement.hidden = !answer.language;
-  at("spoken").textContent = answer.language ?? "";
+  at("factor").textContent = transcription.factor.toFixed(transcription.factor < 0.1 ? 3 : 2);
+  at("factor").title = `${(1 / transcription.factor).toFixed(1)} seconds of sound in a second`;
+  at("took").textContent = transcription.elapsed < 1 ? `${Math.round(1000 * transcription.elapsed)} ms` : `${transcription.elapsed.toFixed(1)} s`;
+  at("spoken").parentElement.hidden = !transcription.language;
+  at("spoken").textContent = transcription.language ?? "";
 }
 
-function finish() {
-  busy(false);
-  const count = answer.text ? answer.text.split(/\s+/).length : 0;
-  say(count ? `${count} ${count === 1 ? "word" : "words"}, ${clock(answer.duration)} of audio` : "No speech was found in this recording.");
+function showResult() {
+  setBusy(false);
+  if (rows.children.length !== transcription.count) {
+    rows.replaceChildren(); // the browser has skipped a message
+    segmentsOf(JSON.parse(transcription.files.json)).forEach(addRow);
+  }
+  const count = transcription.text ? transcription.text.split(/\s+/).length : 0;
+  showStatus(count ? `${count} ${count === 1 ? "word" : "words"}, ${formatClock(transcription.duration)} of audio` : "No speech was found in this recording.");
   at("take").hidden = !count;
-  at("notices").hidden = !answer.notices.length;
-  at("notices").textContent = answer.notices.join(" ");
+  at("notices").hidden = !transcription.notices.length;
+  at("notices").textContent = transcription.notices.join(" ");
   at("empty").hidden = true;
+}
+
+// The segments of a whole transcript, each with its words.
+function segmentsOf({ segments, words = [] }) {
+  const contains = (segment, word) => segment.channel === word.channel && segment.start <= word.start && word.end <= segment.end;
+  return segments.map((segment) => ({
+    ...segment,
+    text: segment.text.trim(),
+    words: words.filter((word) => contains(segment, word)).map(({ start, end, word }) => [start, end, ` ${word}`]),
+  }));
 }
 
 function addRow(segment) {
@@ -248,15 +267,15 @@ function addRow(segment) {
   const text = row.insertCell();
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = clock(segment.start);
-  button.setAttribute("aria-label", `Play from ${clock(segment.start)}`);
+  button.textContent = formatClock(segment.start);
+  button.setAttribute("aria-label", `Play from ${formatClock(segment.start)}`);
   time.append(button);
-  if (answer.channels > 1) {
+  if (transcription.channels > 1) {
     const speaker = document.createElement("b");
     speaker.textContent = `Speaker ${segment.channel + 1}`;
     text.append(speaker);
   }
-  if (segment.words.length) segment.words.forEach((word, place) => text.append(place && /^\s/.test(word[2]) ? " " : "", spoken(word)));
+  if (segment.words.length) segment.words.forEach((word, place) => text.append(place && /^\s/.test(word[2]) ? " " : "", wordElement(word)));
   else text.append(segment.text);
   row.dataset.start = segment.start;
   row.dataset.end = segment.end;
@@ -266,7 +285,7 @@ function addRow(segment) {
   if (region.scrollHeight - region.scrollTop - region.clientHeight < 160) region.scrollTop = region.scrollHeight;
 }
 
-function spoken([start, end, text]) {
+function wordElement([start, end, text]) {
   const word = document.createElement("span");
   word.textContent = text.trim();
   word.dataset.start = start;
@@ -274,28 +293,28 @@ function spoken([start, end, text]) {
   return word;
 }
 
-// ---- hearing it ---------------------------------------------------------------------------------------------------
+// ---- playback ------------------------------------------------------------------------------------------------------
 
-function hear(seconds) {
+function playFrom(seconds) {
   audio.currentTime = seconds;
-  audio.play().catch(() => announce("Your browser cannot play this format; the text is complete all the same."));
+  audio.play().catch(() => announce("Your browser cannot play this format; the transcript is complete."));
 }
 
 rows.addEventListener("click", (event) => {
-  if (String(getSelection())) return; // somebody selects text
+  if (String(getSelection())) return; // the user selects text
   const place = event.target.closest("span[data-start]") ?? event.target.closest("tr");
-  if (place) hear(Number(place.dataset.start));
+  if (place) playFrom(Number(place.dataset.start));
 });
 
-at("play").addEventListener("click", () => (audio.paused ? hear(audio.ended ? 0 : audio.currentTime) : audio.pause()));
+at("play").addEventListener("click", () => (audio.paused ? playFrom(audio.ended ? 0 : audio.currentTime) : audio.pause()));
 at("seek").addEventListener("input", () => {
   audio.currentTime = Number(at("seek").value);
-  follow();
+  highlight();
 });
 
 audio.addEventListener("loadedmetadata", () => {
   if (audio.duration !== Infinity) return;
-  audio.currentTime = 1e7; // what a browser has recorded lacks a length until its end has been looked for
+  audio.currentTime = 1e7; // recordings of a browser have no duration until it has searched for their end
   audio.addEventListener("durationchange", () => (audio.currentTime = 0), { once: true });
 });
 
@@ -303,27 +322,27 @@ for (const name of ["play", "pause", "ended"])
   audio.addEventListener(name, () => {
     at("tape").dataset.playing = audio.paused ? "no" : "yes";
     at("play").setAttribute("aria-label", audio.paused ? "Play" : "Pause");
-    if (!audio.paused) requestAnimationFrame(beat);
-    else follow();
+    if (!audio.paused) requestAnimationFrame(highlightContinuously);
+    else highlight();
   });
-audio.addEventListener("seeked", follow);
+audio.addEventListener("seeked", highlight);
 
-function beat() {
-  follow();
-  if (!audio.paused) requestAnimationFrame(beat);
+function highlightContinuously() {
+  highlight();
+  if (!audio.paused) requestAnimationFrame(highlightContinuously);
 }
 
 function within(place, now) {
   return Number(place.dataset.start) <= now && now < Number(place.dataset.end);
 }
 
-function follow() {
+function highlight() {
   const now = audio.currentTime;
   if (now > 1e6) return;
-  at("now").textContent = clock(now);
+  at("now").textContent = formatClock(now);
   at("seek").value = now;
-  at("seek").setAttribute("aria-valuetext", clock(now));
-  draw();
+  at("seek").setAttribute("aria-valuetext", formatClock(now));
+  drawWaveform();
   const listening = now > 0 || !audio.paused;
   for (const row of rows.children) {
     const here = listening && within(row, now);
@@ -336,9 +355,9 @@ function follow() {
   }
 }
 
-// ---- the tape -----------------------------------------------------------------------------------------------------
+// ---- waveform ------------------------------------------------------------------------------------------------------
 
-function draw() {
+function drawWaveform() {
   const { clientWidth: width, clientHeight: height } = canvas;
   const scale = devicePixelRatio || 1;
   canvas.width = width * scale;
@@ -347,9 +366,9 @@ function draw() {
   pen.scale(scale, scale);
   const colours = getComputedStyle(canvas);
   const count = Math.max(1, Math.floor(width / 5));
-  const bars = levels ? levels.slice(-count) : squeeze(answer?.peaks ?? [], count);
+  const bars = levels ? levels.slice(-count) : resample(transcription?.peaks ?? [], count);
   const idle = at("tape").dataset.state === "idle";
-  const length = answer?.duration || 1;
+  const length = transcription?.duration || 1;
   const heard = levels ? 1 : (audio.currentTime < 1e6 ? audio.currentTime : 0) / length;
   for (let n = 0; n < count; n += 1) {
     const quiet = idle ? 22 * Math.abs(Math.sin(n * 0.37) * Math.sin(n * 0.071)) : 0;
@@ -362,7 +381,7 @@ function draw() {
   }
 }
 
-function squeeze(peaks, count) {
+function resample(peaks, count) {
   if (!peaks.length) return [];
   return Array.from({ length: count }, (_, n) => {
     const from = Math.floor((n * peaks.length) / count);
@@ -371,23 +390,23 @@ function squeeze(peaks, count) {
   });
 }
 
-// ---- the microphone -----------------------------------------------------------------------------------------------
+// ---- the microphone ------------------------------------------------------------------------------------------------
 
 async function startRecording() {
   if (asking) return;
   if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder)
-    return complain("Browsers allow the microphone only over HTTPS or on localhost. A file can be chosen all the same.");
+    return showError("Browsers allow the microphone only over HTTPS or on localhost. Choose a file instead.");
   let stream;
   asking = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch (error) {
     const absent = error.name === "NotFoundError";
-    return complain(absent ? "No microphone was found." : "The microphone is not allowed here; the browser's address bar can change that.");
+    return showError(absent ? "No microphone was found." : "The microphone is blocked for this page; allow it in the browser's address bar.");
   } finally {
     asking = false;
   }
-  forget();
+  unloadRecording();
   clear();
   at("empty").hidden = false;
   const kind = ["audio/webm;codecs=opus", "audio/mp4", "audio/ogg"].find((name) => MediaRecorder.isTypeSupported(name));
@@ -398,17 +417,17 @@ async function startRecording() {
     if (!mine.wanted) return; // a file was chosen instead
     const type = mine.recorder.mimeType || "audio/webm";
     const ending = type.includes("mp4") ? "m4a" : type.includes("ogg") ? "ogg" : "webm";
-    take(new Blob(mine.pieces, { type }), `recording.${ending}`);
+    loadRecording(new Blob(mine.pieces, { type }), `recording.${ending}`);
   };
   mine.recorder.start(250);
-  listen(mine);
+  showLevels(mine);
   at("record").dataset.state = "on";
   at("record").querySelector("span").textContent = "Stop and transcribe";
   at("tape").dataset.state = "recording";
-  say("Recording …");
+  showStatus("Recording …");
 }
 
-function listen(mine) {
+function showLevels(mine) {
   const context = new AudioContext();
   const analyser = context.createAnalyser();
   context.createMediaStreamSource(mine.stream).connect(analyser);
@@ -419,9 +438,9 @@ function listen(mine) {
     analyser.getFloatTimeDomainData(samples);
     levels.push(Math.min(100, 110 * Math.max(...samples.map(Math.abs))));
     const seconds = (performance.now() - start) / 1000;
-    at("now").textContent = clock(seconds);
-    at("record").querySelector("span").textContent = `Stop and transcribe · ${clock(seconds)}`;
-    draw();
+    at("now").textContent = formatClock(seconds);
+    at("record").querySelector("span").textContent = `Stop and transcribe · ${formatClock(seconds)}`;
+    drawWaveform();
     if (seconds >= facts.seconds) stopRecording(true);
   }, 80);
   mine.context = context;
@@ -443,15 +462,15 @@ function stopRecording(wanted) {
 
 at("record").addEventListener("click", () => (recorder ? stopRecording(true) : startRecording()));
 
-// ---- files and examples -------------------------------------------------------------------------------------------
+// ---- files and examples --------------------------------------------------------------------------------------------
 
 at("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
-  if (file) take(file, file.name);
+  if (file) loadRecording(file, file.name);
   event.target.value = "";
 });
 
-// Anywhere in the window: where nobody takes it, a browser opens a dropped file in the page's stead.
+// Accept a dropped file anywhere in the window; otherwise the browser would open it instead of the page.
 const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
 for (const name of ["dragenter", "dragover"])
   window.addEventListener(name, (event) => {
@@ -467,10 +486,10 @@ window.addEventListener("drop", (event) => {
   event.preventDefault();
   at("drop").dataset.over = "no";
   const [file] = event.dataTransfer.files;
-  if (file) take(file, file.name);
+  if (file) loadRecording(file, file.name);
 });
 
-function title(file) {
+function exampleTitle(file) {
   const words = file.replace(/\.\w+$/, "").replaceAll("-", " ");
   return words[0].toUpperCase() + words.slice(1);
 }
@@ -479,82 +498,83 @@ for (const example of facts.examples) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   const [name, kind] = [document.createElement("span"), document.createElement("small")];
-  name.textContent = title(example);
+  name.textContent = exampleTitle(example);
   kind.textContent = example.split(".").pop();
   button.type = "button";
   button.append(name, kind);
   button.addEventListener("click", async () => {
     try {
-      const response = await fetch(here(`examples/${example}`));
+      const response = await fetch(url(`examples/${example}`));
       if (!response.ok) throw new Error(response.statusText);
-      take(await response.blob(), example);
+      loadRecording(await response.blob(), example);
     } catch {
-      complain("The example cannot be fetched; is the server running?");
+      showError("The example cannot be loaded; try again later.");
     }
   });
   item.append(button);
   at("examples").querySelector("ul").append(item);
 }
 
-// ---- taking it along ----------------------------------------------------------------------------------------------
+// ---- copy and download ---------------------------------------------------------------------------------------------
 
-async function copy(text, button) {
+async function copyText(text, button) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    const area = document.createElement("textarea"); // outside HTTPS there is no other way
+    const area = document.createElement("textarea"); // navigator.clipboard exists only over HTTPS
     area.value = text;
     element.append(area);
     area.select();
     document.execCommand("copy");
     area.remove();
   }
-  button.dataset.name ??= button.textContent; // which a second press must not mistake
+  button.dataset.name ??= button.textContent; // the label may already be "Copied"
   button.textContent = "Copied";
   announce("Copied");
-  setTimeout(() => (button.textContent = button.dataset.name), 1500);
+  clearTimeout(button.resetTimer); // a second click shows "Copied" for the full time again
+  button.resetTimer = setTimeout(() => (button.textContent = button.dataset.name), 1500);
 }
 
-at("copy").addEventListener("click", () => copy(answer.text, at("copy")));
+at("copy").addEventListener("click", () => copyText(transcription.text, at("copy")));
 
 for (const button of element.querySelectorAll("[data-download]"))
   button.addEventListener("click", () => {
     const kind = button.dataset.download;
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([answer.files[kind]], { type: kind === "json" ? "application/json" : "text/plain" }));
+    link.href = URL.createObjectURL(new Blob([transcription.files[kind]], { type: kind === "json" ? "application/json" : "text/plain" }));
     link.download = `${(current?.name ?? "recording").replace(/\.\w+$/, "")}.${kind}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
 
-// ---- the same from code -------------------------------------------------------------------------------------------
+// ---- code snippets -------------------------------------------------------------------------------------------------
 
-function base() {
+function baseUrl() {
   return new URL(location.pathname.replace(/(\/page)?\/*$/, "/v1"), location.origin).href;
 }
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const shellQuoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-// What the page itself asks for. `standard` is what OpenAI's clients know of the endpoint; the rest are our extensions.
-function fields() {
-  const translating = task() === "translate";
+// The form fields that the page sends. `standard` fields are OpenAI's for the endpoint; the others are extensions.
+function requestFields() {
+  const translating = selectedTask() === "translate";
   const language = at("language").value;
   const named = language ? [["language", language]] : [];
   const words = at("words").checked;
   return {
     endpoint: translating ? "translations" : "transcriptions",
-    standard: [["model", model().name], ...(translating ? [] : named), ["response_format", "verbose_json"]],
+    standard: [["model", selectedModel().name], ...(translating ? [] : named), ["response_format", "verbose_json"]],
     granularities: words && !translating ? ["segment", "word"] : [],
     extensions: translating ? [...named, ...(words ? [["word_timestamps", "true"]] : [])] : [],
   };
 }
 
-function curl() {
-  const { endpoint, standard, granularities, extensions } = fields();
+function curlCode() {
+  const { endpoint, standard, granularities, extensions } = requestFields();
   const file = current?.name ?? "recording.wav";
-  const plain = /^[\w.-]+$/.test(file) ? `file=@${file}` : quoted(`file=@"${file.replace(/["\\]/g, "\\$&")}"`);
+  const plain = /^[\w.-]+$/.test(file) ? `file=@${file}` : shellQuoted(`file=@"${file.replace(/["\\]/g, "\\$&")}"`);
   const lines = [
-    `curl ${base()}/audio/${endpoint}`,
+    `curl ${baseUrl()}/audio/${endpoint}`,
     ...(facts.keys ? ['-H "Authorization: Bearer $TICKERTAPE_KEY"'] : []),
     `-F ${plain}`,
     ...[...standard, ...extensions].map(([name, value]) => `-F ${name}=${value}`),
@@ -563,23 +583,23 @@ function curl() {
   return lines.join(" \\\n  ");
 }
 
-function python() {
-  const { endpoint, standard, granularities, extensions } = fields();
+function pythonCode() {
+  const { endpoint, standard, granularities, extensions } = requestFields();
   const given = standard.map(([name, value]) => `        ${name}=${JSON.stringify(value)},`);
   const others = extensions.map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
   return [
     "import os",
     "from openai import OpenAI",
     "",
-    `client = OpenAI(base_url="${base()}", api_key=${facts.keys ? 'os.environ["TICKERTAPE_KEY"]' : '"none"'})`,
+    `client = OpenAI(base_url="${baseUrl()}", api_key=${facts.keys ? 'os.environ["TICKERTAPE_KEY"]' : '"none"'})`,
     `with open(${JSON.stringify(current?.name ?? "recording.wav")}, "rb") as file:`,
-    `    answer = client.audio.${endpoint}.create(`,
+    `    transcription = client.audio.${endpoint}.create(`,
     "        file=file,",
     ...given,
     ...(granularities.length ? ['        timestamp_granularities=["segment", "word"],'] : []),
     ...(others.length ? [`        extra_body={${others.join(", ")}},`] : []),
     "    )",
-    "print(answer.text)",
+    "print(transcription.text)",
   ]
     .slice(facts.keys ? 0 : 1)
     .join("\n");
@@ -589,7 +609,7 @@ const tabs = { curl: at("tab-curl"), python: at("tab-python") };
 let shown = "curl";
 
 function showCode() {
-  at("snippet").textContent = shown === "curl" ? curl() : python();
+  at("snippet").textContent = shown === "curl" ? curlCode() : pythonCode();
   at("snippet").setAttribute("aria-labelledby", `tt-tab-${shown}`);
   for (const [name, tab] of Object.entries(tabs)) {
     tab.setAttribute("aria-selected", String(name === shown));
@@ -609,41 +629,41 @@ for (const [name, tab] of Object.entries(tabs)) {
     tabs[shown].focus();
   });
 }
-at("copy-code").addEventListener("click", () => copy(at("snippet").textContent, at("copy-code")));
+at("copy-code").addEventListener("click", () => copyText(at("snippet").textContent, at("copy-code")));
 
-// ---- beginning ----------------------------------------------------------------------------------------------------
+// ---- start ---------------------------------------------------------------------------------------------------------
 
 function showTheme() {
   const dark = document.body.classList.contains("dark");
   at("theme").setAttribute("aria-pressed", String(dark));
   at("theme").querySelector("span").textContent = dark ? "Light" : "Dark";
   at("theme").setAttribute("aria-label", dark ? "Use light colours" : "Use dark colours");
-  draw();
+  drawWaveform();
 }
 
 at("theme").addEventListener("click", () => {
   document.body.classList.toggle("dark");
   showTheme();
 });
-at("model").replaceChildren(...facts.models.map((one) => option(one.name, one.name)));
-at("model").addEventListener("change", offer);
-at("language").addEventListener("change", () => (tongue = at("language").value));
+at("model").replaceChildren(...facts.models.map((one) => optionElement(one.name, one.name)));
+at("model").addEventListener("change", showModel);
+at("language").addEventListener("change", () => (chosenLanguage = at("language").value));
 for (const name of ["language", "words", "task"]) at(name).addEventListener("change", showCode);
-at("again").addEventListener("click", ask);
+at("again").addEventListener("click", transcribe);
 at("stop").addEventListener("click", () => {
-  leave();
-  say("Stopped.");
-  if (answer) answer.state = "stopped";
+  cancel();
+  showStatus("Stopped.");
+  if (transcription) transcription.state = "stopped";
   if (!rows.children.length) at("empty").hidden = false;
 });
 at("model-field").hidden = facts.models.length < 2;
 if (!facts.keys) at("key-field").remove();
 at("docs").hidden = !facts.docs;
 at("examples").hidden = !facts.examples.length;
-at("limits").textContent = `WAV, MP3, M4A, OGG, FLAC, WebM and more, up to ${size(facts.bytes)} or ${span(facts.seconds)}.`;
-new ResizeObserver(draw).observe(canvas);
+at("limits").textContent = `WAV, MP3, M4A, OGG, FLAC, WebM and more, up to ${formatBytes(facts.bytes)} or ${formatSeconds(facts.seconds)}.`;
+new ResizeObserver(drawWaveform).observe(canvas);
 new MutationObserver(showTheme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-offer();
-busy(false);
+showModel();
+setBusy(false);
 at("tape").dataset.state = "idle";
 showTheme();
