@@ -1,116 +1,113 @@
-"""RayBackend: windows to the engine replicas of a Ray Serve deployment, wherever they run.
+"""RayBackend: sends windows to the engine replicas of a Ray Serve deployment.
 
-A replica may die: of a fault, of a hung call, of a hostile window. Windows that were on it are decoded once more, each
-alone, so that one that kills its engine is found out and takes no other with it.
+A replica may die of a bug, of a hung call or of a harmful window. Each of its windows is then decoded once more, in a
+batch of its own, so that a harmful window is identified and affects no other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from tickertape.errors import DeadlineExceeded, DecodeError, EngineFailed, HarmfulAudio, Overloaded
-from tickertape.frame import Emit, event_line, to_stdout
-from tickertape.local import due
+from tickertape.engine.scheduling import DueQueue, deadline_error, due_time
+from tickertape.errors import DecodeError, EngineError, HarmfulAudioError, OverloadedError
 from tickertape.types import Decoded, Options, Window
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SHARE = 0.1  # of all windows may be decoded a second time, in the long run
-RESERVE = 256.0  # windows that may be decoded again at once: what a replica that dies had accepted
-TRIES = 5  # replicas that a suspect may lose before it has begun, through no fault of its own
+RETRY_RATIO = 0.1  # retries per decoded window, in the long run
+RETRY_BURST = 256.0  # retries at once: the windows that a replica may hold when it dies
+MAX_ATTEMPTS = 5  # for a retried window: replicas that may die before they begin it
 
 
-class Turns:
-    """Lets `places` windows in at a time, those first that are due first."""
+class PrioritySemaphore:
+    """Lets at most `limit` tasks enter; tasks that wait enter by due time."""
 
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = itertools.count()
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._waiting = DueQueue[asyncio.Future[None]]()
 
     @asynccontextmanager
-    async def take(self, when: float) -> AsyncIterator[None]:
-        """Hold a place for the length of the block."""
+    async def acquire(self, due: float) -> AsyncIterator[None]:
+        """Enter for the length of the block."""
         if self._free:
             self._free -= 1
         else:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (when, next(self._numbers), turn))
+            self._waiting.push(due, turn)
             try:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._give()
+                    self._release()
                 raise
         try:
             yield
         finally:
-            self._give()
+            self._release()
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
+            turn = self._waiting.pop()
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
 
 
-class Budget:
-    """How much may be done twice: a reserve that every window fills by a tenth, so that faults cannot multiply load."""
+class RetryBudget:
+    """Limits retries to a share of the decoded windows, so that failures cannot multiply the load."""
 
-    def __init__(self, share: float = SHARE, reserve: float = RESERVE) -> None:
-        self._share = share
-        self._reserve = reserve
-        self._left = reserve
+    def __init__(self, ratio: float = RETRY_RATIO, burst: float = RETRY_BURST) -> None:
+        self._ratio = ratio
+        self._burst = burst
+        self._left = burst
 
-    def earn(self) -> None:
+    def deposit(self) -> None:
         """A window was decoded."""
-        self._left = min(self._reserve, self._left + self._share)
+        self._left = min(self._burst, self._left + self._ratio)
 
-    def spend(self) -> bool:
-        """Whether one more may be decoded again."""
+    def withdraw(self) -> bool:
+        """Whether one more retry is allowed; counts it."""
         if self._left < 1:
             return False
         self._left -= 1
         return True
 
 
-class Parcel:
-    """Something on its way to a replica, where it arrives unpacked; empty when the block around it ends.
+class CallArgument:
+    """An argument of a remote call. The replica receives its content, which the caller can release.
 
-    Ray's books keep the arguments of a call that was cancelled until the garbage collector comes by. They keep this.
+    Ray keeps the arguments of a cancelled call until the next garbage collection, and windows are large.
     """
 
     def __init__(self, content: object) -> None:
-        self._content: object = content
+        self._content = content
 
-    def __enter__(self) -> Parcel:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Drop the content."""
         self._content = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._content is None:
             raise asyncio.CancelledError
-        return _unpacked, (self._content,)
+        return _identity, (self._content,)
 
 
-def _unpacked(content: T) -> T:
+def _identity(content: T) -> T:
     return content
 
 
 class RayBackend:
     """A `Backend` over the handle of an engine deployment.
 
-    `places` windows are with Ray at a time, which bounds its object store; the others wait here, by due time.
+    At most `max_in_flight` windows are with Ray at a time, which bounds its object store. The others wait here.
     """
 
     def __init__(
@@ -118,87 +115,90 @@ class RayBackend:
         handle: Any,
         *,
         model: str,
-        places: int,
-        emit: Emit = to_stdout,
+        max_in_flight: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._handle = handle
         self._model = model
-        self._turns = Turns(places)
-        self._budget = Budget()
-        self._emit = emit
+        self._semaphore = PrioritySemaphore(max_in_flight)
+        self._retries = RetryBudget()
         self._clock = clock
 
     async def decode(self, window: Window, options: Options) -> Decoded:
         """Decode one window on some replica. Raises `DecodeError`; cancelling drops the window there too."""
-        now = self._clock()
-        async with self._turns.take(due(window, options, now)):
-            if options.deadline is not None and self._clock() >= options.deadline:
-                raise DeadlineExceeded("The deadline passed before an engine was free.")
-            outcome = await self._attempt(window, options)
+        async with self._semaphore.acquire(due_time(window, options, self._clock())):
+            if error := deadline_error(options, self._clock()):
+                raise error
+            outcome = await self._decode(window, options)
         if isinstance(outcome, DecodeError):
             raise outcome
-        self._budget.earn()
+        if not isinstance(outcome, Decoded):
+            raise EngineError(f"The engine returned {type(outcome).__name__} instead of a decoded window.")
+        self._retries.deposit()
         return outcome
 
-    async def _attempt(self, window: Window, options: Options) -> Decoded | DecodeError:
-        """The outcome, on a second replica if the first one dies."""
+    async def _decode(self, window: Window, options: Options) -> object:
+        """What a replica returned for the window; retried if the first replica dies."""
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
 
         try:
-            return await self._ask(window, options)
+            with _remote(self._handle.decode, window, options) as response:
+                return await response
         except RayServeException:
-            return Overloaded("No engine takes work at the moment; try again later.")
+            return OverloadedError("No engine accepts work at the moment; try again later.")
         except RayError as error:
-            if not _died(error):
-                return EngineFailed(f"The engine failed: {type(error).__name__}.")
-            if not self._budget.spend():
-                return EngineFailed("The engine died, and too many did lately to try again.")
-        self._emit(event_line("WARNING", "an engine died; its window is decoded again, alone", model=self._model))
-        return await self._ask_alone(window, options)
+            if not _replica_died(error):
+                return _engine_error(error)
+            if not self._retries.withdraw():
+                return EngineError("The engine died, and too many have died lately to try again.")
+        logger.warning("an engine died; its window is decoded again, alone", extra={"fields": {"model": self._model}})
+        return await self._retry(window, options)
 
-    async def _ask(self, window: Window, options: Options) -> Decoded | DecodeError:
-        with Parcel(window) as sound, Parcel(options) as wish:
-            response = self._handle.decode.remote(sound, wish)
-            try:
-                return await response  # type: ignore[no-any-return]
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
-
-    async def _ask_alone(self, window: Window, options: Options) -> Decoded | DecodeError:
-        """Ask for a window that may have killed its engine; it gets the blame only for an engine that it had alone."""
+    async def _retry(self, window: Window, options: Options) -> object:
+        """Decode a window in a batch of its own. It counts as harmful if its replica dies after it has begun."""
         from ray.exceptions import RayError
 
-        for _ in range(TRIES):
+        method = self._handle.options(stream=True).decode_alone
+        for _ in range(MAX_ATTEMPTS):
             begun = False
             try:
-                async with aclosing(self._stream(window, options)) as news:
-                    async for outcome in news:
+                with _remote(method, window, options) as response:
+                    async for outcome in response:
                         if outcome is not None:
                             return outcome
                         begun = True
             except RayError as error:
-                if not _died(error):
-                    return EngineFailed(f"The engine failed: {type(error).__name__}.")
+                if not _replica_died(error):
+                    return _engine_error(error)
+            else:
+                return None
             if begun:
-                return HarmfulAudio("Two engines died of this recording; it is not tried again.")
-        return EngineFailed("Too many engines died to decode this recording.")
-
-    async def _stream(self, window: Window, options: Options) -> AsyncGenerator[Decoded | DecodeError | None, None]:
-        with Parcel(window) as sound, Parcel(options) as wish:
-            response = self._handle.options(stream=True).decode_alone.remote(sound, wish)
-            try:
-                async for outcome in response:
-                    yield outcome
-            except asyncio.CancelledError:
-                response.cancel()
-                raise
+                return HarmfulAudioError("Two engines died of this recording; it is not tried again.")
+        return EngineError("Too many engines died to decode this recording.")
 
 
-def _died(error: Exception) -> bool:
-    """Whether the replica's process or node is gone, perhaps with its answer: the window may be decoded elsewhere."""
+@contextmanager
+def _remote(method: Any, window: Window, options: Options) -> Iterator[Any]:
+    """Call a replica; yield the response, and cancel it with the task."""
+    arguments = (CallArgument(window), CallArgument(options))
+    response = method.remote(*arguments)
+    try:
+        yield response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    finally:
+        for argument in arguments:
+            argument.release()
+
+
+def _engine_error(error: Exception) -> EngineError:
+    return EngineError(f"The engine failed: {type(error).__name__}.")
+
+
+def _replica_died(error: Exception) -> bool:
+    """Whether the replica's process or node is gone, so that the window may be decoded elsewhere."""
     from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
     return isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError | NodeDiedError | ObjectLostError)

@@ -1,118 +1,113 @@
-"""The engine replica: the one deployment that holds a model.
+"""The engine replica: the only deployment that loads a model.
 
-Windows go through the same micro-batcher as in one process. What went wrong with a window is returned, not raised:
-Ray would log an exception's traceback and wrap its class.
+Windows go through the same micro-batcher as in one process. Errors of a window are returned: Ray would log a raised
+exception with its traceback and wrap its class.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from tickertape.engine.batching import LocalBackend
 from tickertape.errors import DecodeError
-from tickertape.frame import event_line, to_stdout, trace_line
-from tickertape.lines import speak_json
-from tickertape.local import LocalBackend
-from tickertape.pipeline import Model
-from tickertape.roster import open_engine
-from tickertape.settings import Settings
-from tickertape.types import Decoded, Engine, Options, Window
+from tickertape.server.logs import configure_logging, log_exception
+from tickertape.server.models import open_engine
+from tickertape.server.settings import Settings
+from tickertape.server.tasks import background
+from tickertape.types import Decoded, ModelInfo, Options, Window
 
-WARNED = 0.2  # seconds from telling that a suspect begins until it does: the news is out before the process can die
+logger = logging.getLogger(__name__)
+
+BATCHES_PER_REPLICA = 4  # one is decoded; the others keep the engine busy and may be overtaken by urgent windows
+BEGIN_DELAY = 0.2  # seconds between reporting that a retry begins and beginning it: the report must leave the process
 
 
-def stay_home() -> None:
-    """Let the gRPC port that Serve opens in each replica listen on the node's own address only, as Ray's others do.
+def max_ongoing(settings: Settings) -> int:
+    """Maximum number of windows that one engine replica holds."""
+    return BATCHES_PER_REPLICA * settings.batch
 
-    For a Ray of our own that is the loopback. Serve takes every address and has no setting; where a later Serve names
-    the function otherwise the port is as it was, behind Ray's token; `tests/test_serving.py` tells.
+
+def bind_grpc_to_node() -> None:
+    """Bind the gRPC port of this replica to the node's own address, as Ray's other ports are; locally, to loopback.
+
+    Serve binds it to all interfaces and has no setting for it. If a later Serve renames the function, the port is
+    protected by Ray's token alone; tests/cluster/test_serve.py notices.
     """
     import ray
     from ray.serve._private import replica
 
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    listen: Callable[[Any, str], int] | None = getattr(replica, "add_port_to_grpc_server", None)
-    if listen is not None:
+    bind: Callable[[Any, str], int] | None = getattr(replica, "add_port_to_grpc_server", None)
+    if bind is not None:
         host = f"[{address}]" if ":" in address else address
-        vars(replica)["add_port_to_grpc_server"] = lambda server, where: listen(server, where.replace("[::]", host))
+        vars(replica)["add_port_to_grpc_server"] = lambda server, where: bind(server, where.replace("[::]", host))
 
 
-class Watched:
-    """An engine whose process ends if a call takes longer than `timeout` seconds.
+@contextmanager
+def exit_after(timeout: float) -> Iterator[None]:
+    """End the process if the block takes longer than `timeout` seconds; callers then retry on another replica.
 
-    The clock is C's: it runs even when the engine holds the interpreter lock. Whoever waited on the process hears that
-    it died, and the windows are decoded elsewhere.
+    The timer is a C thread, so it works while the engine holds the interpreter lock.
     """
-
-    def __init__(self, engine: Engine, timeout: float) -> None:
-        self._engine = engine
-        self._timeout = timeout
-
-    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
-        """The engine's own `decode`, against the clock."""
-        faulthandler.dump_traceback_later(self._timeout, exit=True)
-        try:
-            return self._engine.decode(windows, options)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    faulthandler.dump_traceback_later(timeout, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class EngineReplica:
     """One model, one engine, one micro-batcher."""
 
     def __init__(self, name: str, source: str, settings: Settings) -> None:
-        speak_json()
-        stay_home()
+        configure_logging()
+        bind_grpc_to_node()
         opened = open_engine(name, source, settings)
-        self._model = opened.model
-        self._backend = LocalBackend(Watched(opened.engine, settings.engine_timeout), batch=settings.batch)
-        to_stdout(event_line("INFO", "an engine is ready", model=name, chosen=opened.reasons))
+        self._info = opened.info
+        watch = partial(exit_after, settings.engine_timeout)
+        self._backend = LocalBackend(opened.engine, batch=settings.batch, watch=watch)
+        logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": opened.reasons}})
 
-    async def describe(self) -> Model:
-        """What users of the model need to know; its backend is theirs to add."""
-        return self._model
+    async def describe(self) -> ModelInfo:
+        """The facts about the checkpoint."""
+        return self._info
 
     async def decode(self, window: Window, options: Options) -> Decoded | DecodeError:
         """Decode one window, in a batch with others."""
-        return await _outcome(self._backend, window, options)
+        return await self._decode(window, options)
 
     async def decode_alone(
         self, window: Window, options: Options
     ) -> AsyncGenerator[Decoded | DecodeError | None, None]:
-        """Decode a window that is suspected of killing engines: yield None when it begins, then its outcome.
+        """Decode a window in a batch of its own: yield None when it begins, then its outcome.
 
-        If the process dies after the None, it was this window; if before, another.
+        If the process dies after the None, this window was the cause; before it, another window was.
         """
         begun = asyncio.Event()
 
         async def begin() -> None:
             begun.set()
-            await asyncio.sleep(WARNED)
+            await asyncio.sleep(BEGIN_DELAY)
 
-        decoding = asyncio.ensure_future(_outcome(self._backend, window, options, begin))
-        waiting = asyncio.ensure_future(begun.wait())
-        try:
-            await asyncio.wait({decoding, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        async with background(self._decode(window, options, begin), begun.wait()) as (decoding, beginning):
+            await asyncio.wait({decoding, beginning}, return_when=asyncio.FIRST_COMPLETED)
             if not decoding.done():
                 yield None
             yield await decoding
-        finally:
-            for task in (decoding, waiting):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
 
-
-async def _outcome(
-    backend: LocalBackend, window: Window, options: Options, begin: Callable[[], Awaitable[object]] | None = None
-) -> Decoded | DecodeError:
-    """The result, or the error as a value; its cause stays here, in the log."""
-    try:
-        return await backend.decode(window, options, begin=begin)
-    except DecodeError as error:
-        if error.__cause__ is not None:
-            to_stdout(trace_line(error.__cause__, ""))
-        return error
+    async def _decode(
+        self, window: Window, options: Options, begin: Callable[[], Awaitable[object]] | None = None
+    ) -> Decoded | DecodeError:
+        """The decoded window or its error; the error's cause is logged here."""
+        try:
+            return await self._backend.decode(window, options, begin=begin)
+        except DecodeError as error:
+            if error.__cause__ is not None:
+                log_exception(logger, error.__cause__)
+            return error

@@ -1,7 +1,7 @@
-"""What stands before the application in Ray Serve's HTTP proxy.
+"""ASGI middleware in front of the application in Ray Serve's HTTP proxy.
 
-Serve's proxy lets clients steer it by headers, reads bodies without limit, and answers in plain text while it starts or
-when a replica is lost. The doorman takes the headers away, stops reading at the limit, and gives errors our shape.
+Serve's proxy obeys routing headers of clients, reads bodies without limit, and answers in plain text while it starts or
+when a replica is lost. The middleware removes the headers, limits the body and rewrites such answers to JSON errors.
 """
 
 from __future__ import annotations
@@ -13,110 +13,108 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from tickertape import failures
-from tickertape.errors import Overloaded, TickertapeError
-from tickertape.failures import NoSuchPath, NotReady
-from tickertape.forms import body_cap
-from tickertape.frame import App, Message, Receive, Send, request_id
-from tickertape.lines import keep_json, speak_json
-from tickertape.wire import speak_http
+from tickertape.errors import OverloadedError, TickertapeError
+from tickertape.server import http_protocol
+from tickertape.server.deployments import BODY_LIMIT_VARIABLE
+from tickertape.server.errors import NotFoundError, NotReadyError, envelope, response
+from tickertape.server.logs import configure_logging, restore_logging
+from tickertape.server.middleware import App, Message, Receive, Send, request_id
+from tickertape.server.multipart import body_cap
 
-LIMIT = "TICKERTAPE_PROXY_BODY_LIMIT"  # how the limit reaches the proxies' processes; bytes
-STEERING = frozenset({
+SERVE_HEADERS = frozenset({  # set timeouts and routing in Serve
     b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"x-session-id",
     b"serve_multiplexed_model_id", b"serve-multiplexed-model-id",
 })  # fmt: skip
-ROUTES = "/-/routes"  # names the applications to anybody who asks
-BY_FRAME = "server-timing"  # our own frame has set it: the answer is the application's
-MISSING, UNAVAILABLE = 404, 503
+ROUTES_PATH = "/-/routes"  # Serve lists its applications there
+APPLICATION_HEADER = "server-timing"  # every answer of the application has it, and none of Serve's own
 
 
 def middlewares() -> list[Any]:
-    """Serve calls this in every proxy; see `serving`."""
+    """The middleware of every proxy; `ENVIRONMENT` names this function to Serve."""
     from starlette.middleware import Middleware
 
-    speak_json()
-    speak_http()
-    return [Middleware(Doorman, limit=int(os.environ.get(LIMIT, "0")))]
+    configure_logging()
+    http_protocol.install()
+    return [Middleware(ProxyMiddleware, limit=int(os.environ.get(BODY_LIMIT_VARIABLE, "0")))]
 
 
-class Doorman:
+class ProxyMiddleware:
     """The outermost layer of the proxy."""
 
     def __init__(self, app: App, *, limit: int = 0) -> None:
-        """`limit` is the largest body in bytes; 0: any."""
+        """`limit` is the maximum size of a body in bytes; 0: none."""
         self._app = app
         self._limit = limit
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Let a request in, cleaned."""
-        keep_json()
+        """Pass a request on with clean headers and a limited body."""
+        restore_logging()
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] == ROUTES:
-            await failures.response(NoSuchPath("There is nothing at this path; see /docs."))(scope, receive, send)
+        if scope["path"] == ROUTES_PATH:
+            await response(NotFoundError("There is nothing at this path; see /docs."))(scope, receive, send)
             return
-        scope = {**scope, "headers": cleaned(scope["headers"])}
-        await self._app(scope, self._limited(receive), _Reworded(send).send)
+        scope = {**scope, "headers": clean_headers(scope["headers"])}
+        await self._app(scope, self._limited(receive), _ErrorRewriter(send).send)
 
     def _limited(self, receive: Receive) -> Receive:
-        """Stop reading once a body is longer than any that is accepted; the application refuses it meanwhile."""
+        """End the body once it exceeds the limit; the application rejects it."""
         left = body_cap(self._limit) if self._limit else 0
 
-        async def limited() -> Message:
+        async def receive_limited() -> Message:
             nonlocal left
             if left < 0:
-                await asyncio.Event().wait()  # until the answer is out, which cancels this
+                await asyncio.Event().wait()  # cancelled when the answer has been sent
             message = await receive()
             if self._limit and message["type"] == "http.request":
                 left -= len(message.get("body", b""))
             return {**message, "more_body": False} if left < 0 else message
 
-        return limited
+        return receive_limited
 
 
-def cleaned(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers without those that steer Serve, and with a request id that can be trusted."""
-    kept = [(name, value) for name, value in headers if name not in STEERING and name != b"x-request-id"]
+def clean_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers without Serve's, and with a valid request id."""
+    kept = [(name, value) for name, value in headers if name not in SERVE_HEADERS and name != b"x-request-id"]
     return [*kept, (b"x-request-id", request_id(Headers(raw=headers)).encode())]
 
 
-class _Reworded:
-    """Passes the application's answers on, and puts Serve's own into the envelope."""
+class _ErrorRewriter:
+    """Passes the application's answers on; replaces Serve's own errors by JSON errors."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._replaced: TickertapeError | None = None
+        self._error: TickertapeError | None = None
 
     async def send(self, message: Message) -> None:
         """One message of the answer."""
         if message["type"] == "http.response.start":
             await self._start(message)
-        elif self._replaced is None:
+        elif self._error is None:
             await self._send(message)
         elif not message.get("more_body", False):
-            body = json.dumps(failures.envelope(self._replaced)).encode()
+            body = json.dumps(envelope(self._error)).encode()
             await self._send({"type": "http.response.body", "body": body})
 
     async def _start(self, message: Message) -> None:
         headers = MutableHeaders(raw=list(message.get("headers", [])))
         identity = headers.get("x-request-id", "")
-        if BY_FRAME not in headers and message["status"] >= 400:
-            self._replaced = _situation(message["status"])
-            response = failures.response(self._replaced)
-            del response.headers["content-length"]
-            headers = MutableHeaders(raw=list(response.raw_headers))
-            message = {**message, "status": response.status_code}
-        del headers["x-request-id"]
+        if APPLICATION_HEADER not in headers and message["status"] >= 400:
+            self._error = _error_for(message["status"])
+            rewritten = response(self._error)
+            del rewritten.headers["content-length"]
+            headers = MutableHeaders(raw=list(rewritten.raw_headers))
+            message = {**message, "status": rewritten.status_code}
+        del headers["x-request-id"]  # Serve may have added a second one
         headers["x-request-id"] = identity
         await self._send({**message, "headers": headers.raw})
 
 
-def _situation(status: int) -> TickertapeError:
-    """What Serve means."""
-    if status == MISSING:  # every path is the application's, so none is there yet
-        return NotReady("The service is starting; try again in a few seconds.")
-    if status == UNAVAILABLE:
-        return Overloaded("The service has no room; try again later.")
+def _error_for(status: int) -> TickertapeError:
+    """The error that a status of Serve's own means."""
+    if status == 404:  # the application handles every path, so it has not started yet
+        return NotReadyError("The service is starting; try again in a few seconds.")
+    if status == 503:
+        return OverloadedError("The service has no capacity left; try again later.")
     return TickertapeError("The server lost this request; send it again.")

@@ -1,8 +1,8 @@
-"""What stands in for Ray's dashboard agent, which nobody asks here: `python agent.py SESSION_FOLDER NODE`.
+"""A stub for Ray's dashboard agent, which nothing here uses: `python stub_agent.py SESSION_FOLDER NODE`.
 
-Ray's raylet starts an agent, waits 15 s for the ports on which it can be asked, and ends when it ends. Ray's own
-imports the whole dashboard meanwhile. This one says that it has no ports, as the agent of a minimal Ray does, and lives
-as long as its raylet. It imports nothing that takes time: it is run without site-packages.
+Ray's raylet starts an agent, waits 15 s for the agent's ports, and exits when the agent exits. Ray's own agent imports
+the whole dashboard in that time. The stub reports that it has no ports and exits when the raylet exits. It runs without
+site-packages, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import time
 from pathlib import Path
 
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
-NONE = "-1"  # Ray's word for a port that is not in use
-LOOK = 0.2  # seconds between looks whether the raylet is still there
+NO_PORT = "-1"  # Ray's value for a port that is not in use
+POLL_INTERVAL = 0.2  # seconds
 
 
 def main(session: str, node: str) -> None:
-    """Say that there are no ports; stay until the parent is gone."""
+    """Report that there are no ports; return when the parent has exited."""
     parent = os.getppid()
     for name in PORTS:
         file = Path(session) / f"{name}_{node}"
         draft = file.with_name(f".{file.name}")
-        draft.write_text(NONE)
-        draft.replace(file)  # whole at once: somebody waits for it
+        draft.write_text(NO_PORT)
+        draft.replace(file)  # atomic: the raylet is polling for the file
     while os.getppid() == parent:
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL)
 
 
 if __name__ == "__main__":
