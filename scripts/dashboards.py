@@ -1,6 +1,6 @@
 """What watches the service: a Grafana dashboard and Prometheus' alerts, made from the table of metrics.
 
-python -m tickertape.tools.observe deploy/observe    # writes both; a test fails when they are out of date
+python -m scripts.dashboards deploy/observe    # writes both; a test fails when they are out of date
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tickertape.telemetry import METRICS, PREFIX
-from tickertape.tools.manifests import to_yaml, written
+from tickertape.deploy.manifests import to_yaml, write_files
+from tickertape.server.metrics import METRICS, PREFIX
 
 DASHBOARD_FILE, ALERTS_FILE = "grafana.json", "alerts.yaml"
 WIDE, HIGH, COLUMNS = 8, 8, 3  # a panel in Grafana's grid of 24 columns
@@ -55,14 +55,14 @@ ALERTS = {
 
 def main() -> None:
     """Write both files into a folder."""
-    parser = argparse.ArgumentParser("python -m tickertape.tools.observe", description=main.__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.dashboards", description=main.__doc__)
     parser.add_argument("folder", type=Path)
-    written(parser.parse_args().folder, files())
+    write_files(parser.parse_args().folder, files())
 
 
 def files() -> dict[str, str]:
     """Both files by name."""
-    head = "Made from tickertape.telemetry.METRICS by tickertape.tools.observe; a test fails when it is out of date."
+    head = "Made from tickertape.server.metrics.METRICS by scripts.dashboards; a test fails when it is out of date."
     return {DASHBOARD_FILE: json.dumps(dashboard(), indent=2) + "\n", ALERTS_FILE: to_yaml([alerts()], head)}
 
 

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tickertape.tools.cloudrun import CloudRun
+    from tickertape.deploy.cloud_run import CloudRun
 
 GPU_CPU, GPU_MEMORY = 8, "32Gi"  # that a Cloud Run service with a GPU gets unless told otherwise
 CPU, MEMORY = 8, "4Gi"
 
 app = typer.Typer(
-    name="deploy", help="Bring the service to Cloud Run or to a Kubernetes cluster.", no_args_is_help=True,
+    name="deploy", help="Deploy the service to Cloud Run or to a Kubernetes cluster.", no_args_is_help=True,
     rich_markup_mode=None,
 )  # fmt: skip
 
 
 def added_to(parent: typer.Typer) -> typer.Typer:
-    """The command line with these commands in it."""
+    """Add these commands to the command line."""
     parent.add_typer(app)
     return parent
 
 
 # fmt: off
-Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where the files are written.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Write the files, show the commands, run none.")]
+Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder for the generated files.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Write the files and print the commands without running them.")]
 KeysSecret = Annotated[str, typer.Option(
-    "--keys-secret", metavar="NAME", help="Secret that holds the file of hashed API keys.")]
+    "--keys-secret", metavar="NAME", help="Secret with the file of hashed API keys.")]
 Project = Annotated[str, typer.Option("--project", help="Google Cloud project.")]
 Region = Annotated[str, typer.Option("--region", help="Region, such as europe-west1.")]
 Repository = Annotated[str, typer.Option("--repository", help="Artifact Registry repository; created if missing.")]
@@ -42,38 +42,38 @@ Service = Annotated[str, typer.Option("--service", help="Name of the service.")]
 Baked = Annotated[str, typer.Option(
     "--model", metavar="CHECKPOINT", help="Checkpoint to bake into the image: a folder below this one, or a hub id. "
     "With --bucket: a prepared folder in the bucket.")]
-Cpu = Annotated[int | None, typer.Option("--cpu", help="Processors of an instance.  [default: 8]")]
+Cpu = Annotated[int | None, typer.Option("--cpu", help="CPUs of an instance.  [default: 8]")]
 Memory = Annotated[str | None, typer.Option(
     "--memory", metavar="SIZE", help="Memory of an instance.  [default: 4Gi; 32Gi with a GPU]")]
-MaxInstances = Annotated[int, typer.Option("--max-instances", min=1, help="Most instances at once.")]
-MinInstances = Annotated[int, typer.Option("--min-instances", min=0, help="Instances that are kept without requests.")]
-Gpu = Annotated[str, typer.Option("--gpu", metavar="TYPE", help="nvidia-l4 or nvidia-rtx-pro-6000. Without: none.")]
+MaxInstances = Annotated[int, typer.Option("--max-instances", min=1, help="Maximum number of instances.")]
+MinInstances = Annotated[int, typer.Option("--min-instances", min=0, help="Minimum number of instances.")]
+Gpu = Annotated[str, typer.Option("--gpu", metavar="TYPE", help="nvidia-l4 or nvidia-rtx-pro-6000. Default: no GPU.")]
 Concurrency = Annotated[int, typer.Option(
-    "--concurrency", min=0, metavar="N", help="Requests that an instance takes at once. 0: what it can batch.")]
+    "--concurrency", min=0, metavar="N", help="Concurrent requests per instance. 0: as many as it can batch.")]
 Unauthenticated = Annotated[bool, typer.Option(
-    "--allow-unauthenticated", help="Let everybody on the internet call the service.")]
+    "--allow-unauthenticated", help="Allow requests from the internet without authentication by Google.")]
 ServiceAccount = Annotated[str, typer.Option(
-    "--service-account", metavar="EMAIL", help="Account that the service runs as. Without: the project's default.")]
+    "--service-account", metavar="EMAIL", help="Service account of the service. Default: the project's.")]
 Bucket = Annotated[str, typer.Option("--bucket", help="Bucket with prepared checkpoints, mounted read-only.")]
 ObjectHosts = Annotated[str, typer.Option(
     "--object-hosts", metavar="NAME,...", help="Hosts, and buckets as gs://NAME, whose recordings callers may name "
     "instead of sending them. Without: none.")]
-Ray = Annotated[bool, typer.Option("--ray/--no-ray", help="Engines in processes of their own, or all in one.")]
-Tag = Annotated[str, typer.Option("--tag", help="Tag of the image. Without: the time.")]
-Namespace = Annotated[str, typer.Option("--namespace", help="Namespace; created if it is missing.")]
-Image = Annotated[str, typer.Option("--image", help="The image, as the cluster's machines pull it.")]
+Ray = Annotated[bool, typer.Option("--ray/--no-ray", help="Run engines on Ray, or everything in one process.")]
+Tag = Annotated[str, typer.Option("--tag", help="Tag of the image. Default: the current time.")]
+Namespace = Annotated[str, typer.Option("--namespace", help="Namespace; created if missing.")]
+Image = Annotated[str, typer.Option("--image", help="Image reference for the cluster's nodes.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the service.")]
 Path_ = Annotated[str, typer.Option(
     "--model", metavar="FOLDER", help="Prepared checkpoint in the image; with --claim, the folder in the claim.")]
-Engines = Annotated[int, typer.Option("--engines", min=1, help="Engines, each in a pod of its own.")]
-EnginesMax = Annotated[int, typer.Option("--engines-max", min=1, help="Engines under load.")]
-PodCpu = Annotated[int, typer.Option("--cpu", min=1, help="Processors of an engine.")]
+Engines = Annotated[int, typer.Option("--engines", min=1, help="Number of engines, each in its own pod.")]
+EnginesMax = Annotated[int, typer.Option("--engines-max", min=1, help="Maximum number of engines under load.")]
+PodCpu = Annotated[int, typer.Option("--cpu", min=1, help="CPUs of an engine.")]
 PodMemory = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory of an engine's pod.")]
-Ingresses = Annotated[int, typer.Option("--ingresses", min=1, help="Pods that take requests and decode audio.")]
+Ingresses = Annotated[int, typer.Option("--ingresses", min=1, help="Number of pods for requests and audio decoding.")]
 Gpus = Annotated[int, typer.Option("--gpus", min=0, help="GPUs of an engine.")]
 Claim = Annotated[str, typer.Option(
     "--claim", metavar="NAME", help="PersistentVolumeClaim with prepared checkpoints, mounted read-only.")]
-Context = Annotated[str, typer.Option("--context", help="kubectl's context. Without: the current one.")]
+Context = Annotated[str, typer.Option("--context", help="kubectl's context. Default: the current one.")]
 # fmt: on
 
 
@@ -100,7 +100,7 @@ def cloud_run(  # noqa: PLR0917 - typer passes them all by name
     output: Output = Path("deploy"),
     dry_run: DryRun = False,
 ) -> None:
-    """Build the image with Cloud Build, deploy it to Cloud Run, and try it. Run it in the checkout.
+    """Build the image with Cloud Build, deploy it to Cloud Run, and test it. Run this in the checkout.
 
     Callers must be allowed by the project (roles/run.invoker) unless asked otherwise.
 
@@ -109,8 +109,8 @@ def cloud_run(  # noqa: PLR0917 - typer passes them all by name
       tickertape deploy cloud-run --project my-project --region europe-west1 --dry-run
       tickertape deploy cloud-run --project my-project --region europe-west1 --model ./my-checkpoint
       tickertape deploy cloud-run --project my-project --region europe-west4 --gpu nvidia-l4
-    """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape.tools.cloudrun import CloudRun
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.deploy.cloud_run import CloudRun
 
     wanted = CloudRun(
         project=project, region=region, repository=repository, service=service, model=model,
@@ -156,9 +156,9 @@ def kuberay(  # noqa: PLR0917 - typer passes them all by name
     Examples:
       tickertape deploy kuberay --namespace speech --image registry.example/tickertape:1 --dry-run
       tickertape deploy kuberay --namespace speech --image registry.example/tickertape:1 --engines-max 16
-    """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape.tools.commands import asked, run, shown
-    from tickertape.tools.kuberay import KubeRay
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.deploy.commands import query, quoted, run
+    from tickertape.deploy.kuberay import KubeRay
 
     wanted = KubeRay(
         namespace=namespace, image=image, name=name, model=model, engines=engines, engines_max=engines_max, cpu=cpu,
@@ -170,27 +170,27 @@ def kuberay(  # noqa: PLR0917 - typer passes them all by name
     if dry_run:
         _show(commands)
         return
-    asked(commands["whether the cluster has KubeRay"], "looking for KubeRay")
+    query(commands["whether the cluster has KubeRay"], "looking for KubeRay")
     run(commands["deploy"], "deploying")
     run(commands["wait"], "waiting")
-    typer.echo(f"Reach it: {shown(commands['reach it'])}\nIts logs: {shown(commands['the logs'])}")
+    typer.echo(f"Reach it: {quoted(commands['reach it'])}\nIts logs: {quoted(commands['the logs'])}")
 
 
 def _to_cloud_run(wanted: CloudRun, commands: Mapping[str, Sequence[str]]) -> None:
-    """Run the commands. Raises `CommandFailed` at the first that fails."""
-    from tickertape.tools.cloudrun import SERVICES
-    from tickertape.tools.commands import CommandFailed, asked, run, shown
-    from tickertape.tools.smoke import smoke_test
+    """Run the commands. Raises `CommandError` if one fails."""
+    from tickertape.deploy.cloud_run import SERVICES
+    from tickertape.deploy.commands import CommandError, query, quoted, run
+    from tickertape.deploy.smoke_test import smoke_test
 
-    if not asked(commands["who is logged in"], "looking for the account"):
-        raise CommandFailed("gcloud is not logged in. Run: gcloud auth login", "not_logged_in")
-    enabled = asked(commands["which APIs are enabled"], "looking for the APIs", apis=SERVICES).split()
+    if not query(commands["who is logged in"], "looking for the account"):
+        raise CommandError("gcloud is not logged in. Run: gcloud auth login", "not_logged_in")
+    enabled = query(commands["which APIs are enabled"], "looking for the APIs", apis=SERVICES).split()
     if missing := [name for name in SERVICES if name not in enabled]:
         advice = f"gcloud services enable {' '.join(missing)} --project={wanted.project}"
-        raise CommandFailed(f"The project lacks {len(missing)} API(s). Run: {advice}", "api_disabled")
+        raise CommandError(f"The project lacks {len(missing)} API(s). Run: {advice}", "api_disabled")
     try:
-        asked(commands["whether there is a repository"], "looking for the repository")
-    except CommandFailed as error:
+        query(commands["whether there is a repository"], "looking for the repository")
+    except CommandError as error:
         if error.code != "not_found":
             raise
         run(commands["create the repository"], "creating the repository")
@@ -198,14 +198,14 @@ def _to_cloud_run(wanted: CloudRun, commands: Mapping[str, Sequence[str]]) -> No
     run(commands["deploy"], "deploying", apis=SERVICES)
     if wanted.allow_unauthenticated:
         run(commands["let everybody in"], "letting everybody in")
-    address = asked(commands["the address"], "asking for the address")
-    token = "" if wanted.allow_unauthenticated else asked(commands["a token for the smoke test"], "asking for a token")
+    address = query(commands["the address"], "asking for the address")
+    token = "" if wanted.allow_unauthenticated else query(commands["a token for the smoke test"], "asking for a token")
     outcome = smoke_test(address, token=token)
-    typer.echo(f"{address}\nSmoke test: {outcome}.\nIts logs: {shown(commands['the logs'])}")
+    typer.echo(f"{address}\nSmoke test: {outcome}.\nIts logs: {quoted(commands['the logs'])}")
 
 
 def _check_model(wanted: CloudRun) -> None:
-    """A folder must be sent along. Raises `OptionError` for one elsewhere."""
+    """Raise `OptionError` for a folder outside the checkout, which the build cannot read."""
     from tickertape.errors import OptionError
 
     folder = Path(wanted.model)
@@ -215,18 +215,18 @@ def _check_model(wanted: CloudRun) -> None:
 
 
 def _write(output: Path, files: Mapping[str, str]) -> None:
-    from tickertape.tools.manifests import written
+    from tickertape.deploy.manifests import write_files
 
-    for path in written(output, files):
+    for path in write_files(output, files):
         _say(f"wrote {path.as_posix()}")
 
 
 def _show(commands: Mapping[str, Sequence[str]]) -> None:
-    """A comment and a line for each command, ready for a shell."""
-    from tickertape.tools.commands import shown
+    """A shell script with a comment for each command."""
+    from tickertape.deploy.commands import quoted
 
     for purpose, command in commands.items():
-        typer.echo(f"# {purpose}\n{shown(command)}")
+        typer.echo(f"# {purpose}\n{quoted(command)}")
 
 
 def _say(text: str) -> None:

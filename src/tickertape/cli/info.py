@@ -1,4 +1,4 @@
-"""What this machine has, what Tickertape would make of it, and why: the facts behind `tickertape info`."""
+"""The command `info`: the hardware, the choices made for it, and the reasons."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from tickertape import __version__, checkpoints, machine
-from tickertape.engine import choose_device
-from tickertape.errors import CheckpointMissing
-from tickertape.transcriber import demo_checkpoint, load_engine
+from tickertape import __version__
+from tickertape.checkpoints.cache import default_cache
+from tickertape.engine import hardware
+from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
+from tickertape.engine.whisper import choose_device
+from tickertape.errors import CheckpointNotFoundError
 
 LIBRARIES = ("ctranslate2", "openvino", "av", "tokenizers", "numpy")
 GIB = 2**30
@@ -17,34 +19,34 @@ GIB = 2**30
 
 def machine_facts(device: str = "auto") -> dict[str, Any]:
     """The machine and the installation."""
-    cores, memory = machine.cores(), machine.memory()
+    cores, memory = hardware.cores(), hardware.memory()
     chosen, why = choose_device(device)
     return {
         "tickertape": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "libraries": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
-        "processor": machine.processor(),
-        "instructions": ", ".join(machine.instruction_sets()) or "unknown",
+        "processor": hardware.processor(),
+        "instructions": ", ".join(hardware.instruction_sets()) or "unknown",
         "cores": f"{cores.value} ({cores.reason})",
         "memory": f"{memory.value / GIB:.1f} GiB ({memory.reason})",
         "device": f"{chosen} ({why})",
-        "cache": str(checkpoints.default_cache()),
+        "cache": str(default_cache()),
     }
 
 
 def default_model() -> str | None:
-    """The model that is taken where none is named, if it is there."""
+    """The default model, if it exists."""
     try:
         return str(demo_checkpoint())
-    except CheckpointMissing:
+    except CheckpointNotFoundError:
         return None
 
 
-def model_facts(model: str, **settings: Any) -> dict[str, Any]:
-    """A model, opened to see what it runs on; `settings` are `load_engine`'s."""
-    engine, prepared = load_engine(model, **settings)
-    sizes = prepared.dimensions
-    known = engine.languages
+def model_facts(model: str, options: LoadOptions) -> dict[str, Any]:
+    """Load a model and describe what it runs on."""
+    engine = load_engine(model, options)
+    prepared, sizes = engine.prepared, engine.prepared.dimensions
+    known = engine.info.languages
     return {
         "model": prepared.name,
         "prepared": str(prepared.folder),

@@ -1,4 +1,4 @@
-"""What a user names on the command line to recordings: files, folders with all below them, and standard input."""
+"""Find recordings: files, folders with their subfolders, and standard input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO, TypeAlias
 
 STDIN = "-"
-# Names that recordings have. Only folders are searched by them: a file that is named is tried whatever its name.
+# Used to search folders only. A file given by name is tried whatever its extension.
 EXTENSIONS = frozenset(
     {".wav", ".wave", ".w64", ".mp3", ".mp2", ".flac", ".ogg", ".oga", ".opus", ".spx", ".aac", ".amr", ".awb", ".mka"}
     | {".mkv", ".webm", ".mov", ".mp4", ".m4a", ".m4b", ".m4v", ".3gp", ".3g2", ".caf", ".aif", ".aiff", ".aifc"}
@@ -20,7 +20,7 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recording. `shown` is what the user would call it, `place` where its results go below the output folder."""
+    """One recording. `shown` is its name for the user, `place` the path of its results below the output folder."""
 
     shown: str
     source: Path | BinaryIO
@@ -28,23 +28,23 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
-    """Something the user named that is no recording, and why."""
+class InvalidInput:
+    """An argument that names no recording, and the reason."""
 
     shown: str
     reason: str
 
 
-Found: TypeAlias = "Recording | Unusable"
+Found: TypeAlias = "Recording | InvalidInput"
 
 
-def find(names: Sequence[str]) -> list[Found]:
-    """Resolve what the user named, in order: folders in the order of their names, nothing twice."""
+def find_recordings(names: Sequence[str]) -> list[Found]:
+    """The recordings of the arguments, in order and without duplicates; those of a folder are sorted by name."""
     seen: set[str] = set()
     found: list[Found] = []
     for name in names:
         for item in _resolved(name):
-            identity = name if name == STDIN or isinstance(item, Unusable) else os.path.realpath(item.shown)
+            identity = name if name == STDIN or isinstance(item, InvalidInput) else os.path.realpath(item.shown)
             if identity not in seen:
                 seen.add(identity)
                 found.append(item)
@@ -58,23 +58,27 @@ def _resolved(name: str) -> Iterator[Found]:
     elif path.is_dir():
         inside = sorted(_below(path))
         if not inside:
-            yield Unusable(name, "The folder holds no recordings; name the files to try them whatever they are called.")
+            yield InvalidInput(
+                name, "The folder has no files with a known extension; give the files by name to try them."
+            )
         for file in inside:
             yield Recording(str(file), file, file.relative_to(path))
     elif path.exists():
         yield Recording(name, path, PurePath(path.name))
     else:
-        yield Unusable(name, "There is no such file or folder.")
+        yield InvalidInput(name, "There is no such file or folder.")
 
 
 def _standard_input() -> Found:
     if sys.stdin is None or sys.stdin.isatty():
-        return Unusable(STDIN, "Standard input is a terminal; send a recording into it: tickertape transcribe - < FILE")
+        return InvalidInput(
+            STDIN, "Standard input is a terminal; redirect a recording into it: tickertape transcribe - < FILE"
+        )
     return Recording(STDIN, sys.stdin.buffer, PurePath("stdin"))
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Files with a recording's extension; nothing hidden, and no links to folders."""
+    """Files with a known extension, without hidden ones and links to folders."""
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:

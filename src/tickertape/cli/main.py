@@ -7,56 +7,56 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
-from tickertape import flags
+from tickertape.cli import deploy
+from tickertape.cli import options as flags
 from tickertape.errors import CallerError, OptionError, TickertapeError
-from tickertape.tools import deploy
 
-FINE, OURS, CALLERS, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last counts as shells do
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as in shells
 TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 app = deploy.added_to(typer.Typer(
     name="tickertape",
     epilog="Begin with: tickertape transcribe call.wav",
     add_completion=False,
-    rich_markup_mode=None,  # plain help comes in half the time, and can be searched and pasted
+    rich_markup_mode=None,  # plain help starts in half the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 ))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code. What the user can mend becomes one line on standard error."""
-    code = FINE
+    """Run a command and return its exit code. A user error is one line on standard error."""
+    code = EXIT_OK
     try:
-        code = int(app(args=arguments, standalone_mode=False) or FINE)
+        code = int(app(args=arguments, standalone_mode=False) or EXIT_OK)
     except TickertapeError as error:
-        from tickertape.run import explained, say
+        from tickertape.cli.transcribe import describe, say
 
-        say(explained(error))
-        return CALLERS if isinstance(error, CallerError) else OURS
+        say(describe(error))
+        return EXIT_USAGE if isinstance(error, CallerError) else EXIT_ERROR
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not typer's word for a wrong command line
+        if not hasattr(error, "format_message"):  # not typer's error for an invalid command line
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "tickertape"
         sys.stderr.write(f"tickertape: {' '.join(error.format_message().split())} Try: {command} --help\n")
-        return CALLERS
-    if code == INTERRUPTED:  # newer versions of typer turn an interrupt into this code
-        sys.stderr.write("tickertape: interrupted; files that were written are whole\n")
+        return EXIT_USAGE
+    if code == EXIT_INTERRUPTED:  # newer versions of typer turn an interrupt into this code
+        sys.stderr.write("tickertape: interrupted; result files are complete or absent\n")
     return code
 
 
 @app.callback(invoke_without_command=True)
 def root(context: typer.Context, version: flags.Version = False) -> None:  # noqa: ARG001 - its callback does the work
-    """Turn speech into text with a Whisper checkpoint of your own, on your own machine."""
+    """Transcribe speech with your own Whisper checkpoint on your own machine."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -69,9 +69,9 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     output_dir: flags.OutputDir = None,
     skip_existing: flags.SkipExisting = False,
     language: flags.Language = None,
-    task: flags.TaskName = flags.Task.TRANSCRIBE,
+    task: flags.TaskName = "transcribe",
     word_timestamps: flags.WordTimestamps = False,
-    channels: flags.ChannelsMode = flags.Channels.MIX,
+    channels: flags.ChannelsMode = "mix",
     track: flags.Track = None,
     audio_format: flags.AudioFormat = None,
     max_hours: flags.MaxHours = 4.0,
@@ -80,9 +80,9 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     hotwords: flags.Hotwords = None,
     beam_size: flags.BeamSize = 1,
     temperature: flags.Temperature = flags.TEMPERATURES,
-    device: flags.DeviceName = flags.Device.AUTO,
+    device: flags.DeviceName = "auto",
     compute_type: flags.ComputeType = "auto",
-    precision: flags.PrecisionName = flags.Precision.AUTO,
+    precision: flags.PrecisionName = "auto",
     threads: flags.Threads = None,
     batch: flags.Batch = 8,
     base: flags.Base = None,
@@ -90,10 +90,10 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Turn recordings into text.
+    """Transcribe recordings.
 
-    Text appears while later parts are still being heard. A file that cannot be used does not stop the others. Results
-    are written whole or not at all.
+    Text is printed while later windows are decoded. An invalid file does not stop the others. Result files are complete
+    or absent.
 
     \b
     Examples:
@@ -105,28 +105,26 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
 
     \b
     Exit codes:
-      0  all is well
-      1  Tickertape failed
-      2  something you can mend: a file, an option, a checkpoint
-    130  interrupted; files that were written are whole
-    """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape.run import Run
+      0  success
+      1  internal error
+      2  invalid file, option or checkpoint
+    130  interrupted; result files are complete or absent
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.cli.transcribe import Run
+    from tickertape.transcriber import Transcriber, load
+    from tickertape.types import Options, Reading
 
-    names = _formats(formats)
-    wanted = {
-        "language": language, "task": task.value, "word_timestamps": word_timestamps, "prompt": prompt,
-        "hotwords": hotwords, "beam_size": beam_size, "temperatures": _temperatures(temperature),
-        "channels": channels.value, "vad": not no_vad, "track": track, "audio_format": audio_format,
-        "max_seconds": max_hours * 3600,
-    }  # fmt: skip
-    settings = {
-        "model": model, "device": device.value, "compute_type": compute_type, "precision": precision.value,
-        "threads": threads, "batch": batch, "base": base, "offline": offline,
-    }  # fmt: skip
-    run = Run.plan(
-        files, output_dir, names, settings, wanted, as_json=as_json, skip_existing=skip_existing, quiet=quiet
-    )
-    raise typer.Exit(run.go())
+    options = Options(language=language, task=task, word_timestamps=word_timestamps, prompt=prompt, hotwords=hotwords,
+                      beam_size=beam_size, temperatures=_temperatures(temperature))  # fmt: skip
+    reading = Reading(channels, vad=not no_vad, track=track, audio_format=audio_format, max_seconds=max_hours * 3600)
+
+    def load_model(progress: Callable[[float, str], None]) -> Transcriber:
+        return load(model, device=device, compute_type=compute_type, precision=precision, threads=threads, batch=batch,
+                    base=base, offline=offline, progress=progress)  # fmt: skip
+
+    run = Run.plan(files, output_dir, _formats(formats), load_model, options, reading,
+                   as_json=as_json, skip_existing=skip_existing, quiet=quiet)  # fmt: skip
+    raise typer.Exit(run.execute())
 
 
 @app.command()
@@ -138,19 +136,19 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
     as_json: flags.Json = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Make a checkpoint ready for use ahead of its first use, and print where it is kept.
+    """Download and convert a checkpoint, and print its folder in the cache.
 
-    Other commands do this by themselves when they meet a checkpoint for the first time.
+    Other commands do this when they first use a checkpoint.
 
     \b
     Examples:
       tickertape prepare ./my-checkpoint
       tickertape prepare org/whisper-calls@v2 --compute-type float16
       tickertape prepare ./my-adapter --base openai/whisper-small
-    """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape import checkpoints
-    from tickertape.progress import Bar
-    from tickertape.run import emit, say
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.checkpoints import prepare as checkpoints
+    from tickertape.cli.progress import Bar
+    from tickertape.cli.transcribe import emit, say
 
     with Bar(shown=not quiet and sys.stderr.isatty()) as bar:
         prepared = checkpoints.prepare(
@@ -167,36 +165,29 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
 @app.command()
 def info(  # noqa: PLR0917 - typer passes them all by name
     model: flags.OptionalModel = None,
-    device: flags.DeviceName = flags.Device.AUTO,
+    device: flags.DeviceName = "auto",
     compute_type: flags.ComputeType = "auto",
-    precision: flags.PrecisionName = flags.Precision.AUTO,
+    precision: flags.PrecisionName = "auto",
     threads: flags.Threads = None,
     base: flags.Base = None,
     offline: flags.Offline = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Print what this machine has, what Tickertape makes of it, and why.
+    """Print the hardware of this machine, the choices made for it, and the reasons.
 
     \b
     Examples:
       tickertape info
       tickertape info ./my-checkpoint
       tickertape info ./my-checkpoint --json
-    """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape.inventory import default_model, machine_facts, model_facts
-    from tickertape.run import emit
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.cli.info import default_model, machine_facts, model_facts
+    from tickertape.cli.transcribe import emit
+    from tickertape.engine.loading import LoadOptions
 
-    facts = machine_facts(device.value)
+    facts = machine_facts(device)
     if named := model or default_model():
-        facts |= model_facts(
-            named,
-            device=device.value,
-            compute_type=compute_type,
-            precision=precision.value,
-            threads=threads,
-            base=base,
-            offline=offline,
-        )
+        facts |= model_facts(named, LoadOptions(device, compute_type, precision, threads, base, offline=offline))
     if as_json:
         emit(facts)
         return
@@ -206,10 +197,10 @@ def info(  # noqa: PLR0917 - typer passes them all by name
 
 
 class ServeCommand(TyperCommand):
-    """`serve`, whose switches also take a value: `--page false` and `--page=false` are `--no-page`."""
+    """`serve`, whose boolean flags also take a value: `--page false` and `--page=false` mean `--no-page`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer does, but an option that may be given once may not be given twice."""
+        """Parse the arguments; reject repeated options that take one value."""
         switches = {each.opts[0]: each.secondary_opts[0] for each in self.get_params(ctx) if each.secondary_opts}
         words = self._plain(ctx, args, switches)
         given = self.make_parser(ctx).parse_args(args=list(words))[2]
@@ -220,7 +211,7 @@ class ServeCommand(TyperCommand):
 
     @staticmethod
     def _plain(ctx: Any, words: Sequence[str], switches: Mapping[str, str]) -> list[str]:
-        """The words, with each switch that has a value as the switch or its opposite."""
+        """Replace each boolean flag with a value by the flag or its opposite."""
         plain: list[str] = []
         waiting = list(words)
         while waiting:
@@ -253,12 +244,12 @@ def serve(
     keys_file: flags.KeysFile = None,
     config: flags.Config = None,
 ) -> None:
-    """Serve the page and OpenAI's audio API, on http://localhost:8080 unless told otherwise.
+    """Serve the web page and OpenAI's audio API. Default: http://localhost:8080.
 
-    Every setting of docs/reference/settings.md is a flag too, and a variable of the environment: --body-limit 50000000,
-    TICKERTAPE_BODY_LIMIT=50000000. What is on or off: --docs, --no-docs, --docs false. Lists: a,b or the flag again.
+    Every setting of docs/reference/settings.md is also a flag and an environment variable: --body-limit 50000000,
+    TICKERTAPE_BODY_LIMIT=50000000. Booleans: --docs, --no-docs, --docs false. Lists: a,b or repeat the flag.
     """
-    from tickertape.launch import launch
+    from tickertape.cli.serve import launch
 
     given = {
         "models": tuple(model) if model else None,
@@ -284,9 +275,9 @@ def keys(
     requests_per_minute: flags.PerMinute = 0,
     concurrent_requests: flags.AtOnce = 0,
 ) -> None:
-    """Make, list and take back API keys for the service.
+    """Add, list and remove API keys of the service.
 
-    The file holds hashes only; a new key is printed once. A running service reads the file again when it changes.
+    The file contains only hashes; a new key is printed once. A running service reloads the file when it changes.
 
     \b
     Examples:
@@ -294,25 +285,23 @@ def keys(
       tickertape keys list keys.json
       tickertape keys remove keys.json call-centre
       tickertape serve --keys-file keys.json
-    """  # noqa: D301 - typer's sign for "do not wrap"
-    from tickertape import keys as store
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.server.auth import add_key, read_keys, remove_key
 
-    if action.value == "list":
-        for key in store.read(file):
+    if action == "list":
+        for key in read_keys(file):
             typer.echo(f"{key.id}\t{key.requests_per_minute or '-'}/min\t{key.concurrent_requests or '-'} at once")
         return
     if id is None:
-        raise OptionError(f"keys {action.value} needs the id of a key.", "id")
-    if action.value == "remove":
-        store.remove(file, id)
+        raise OptionError(f"keys {action} needs the id of a key.", "id")
+    if action == "remove":
+        remove_key(file, id)
     else:
-        typer.echo(
-            store.add(file, id, requests_per_minute=requests_per_minute, concurrent_requests=concurrent_requests)
-        )
+        typer.echo(add_key(file, id, requests_per_minute=requests_per_minute, concurrent_requests=concurrent_requests))
 
 
 def _formats(given: Sequence[str] | None) -> tuple[str, ...]:
-    """The formats asked for, each once. Raises `OptionError`."""
+    """The requested formats without duplicates. Raises `OptionError`."""
     names = [name.strip().lower() for each in given or ("txt",) for name in each.split(",") if name.strip()]
     names = ["txt" if name == "text" else name for name in names]
     unknown = [name for name in names if name not in flags.FORMATS]
@@ -322,13 +311,13 @@ def _formats(given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _temperatures(given: str) -> tuple[float, ...]:
-    """Numbers from 0 to 1 with commas between. Raises `OptionError`."""
+    """Parse numbers from 0 to 1, separated by commas. Raises `OptionError`."""
     try:
         values = tuple(float(each) for each in given.split(","))
     except ValueError:
         values = (math.nan,)
     if not all(0.0 <= value <= 1.0 for value in values):
         raise OptionError(
-            "--temperature takes numbers from 0 to 1, with commas between.", "temperature", "invalid_temperature"
+            "--temperature takes numbers from 0 to 1, separated by commas.", "temperature", "invalid_temperature"
         )
     return values

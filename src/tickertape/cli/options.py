@@ -1,10 +1,9 @@
-"""The arguments and options of the command line: names, meanings, help. Nothing here does any work."""
+"""The arguments and options of the commands, with their help."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,44 +11,6 @@ from tickertape import __version__
 
 FORMATS = ("txt", "json", "verbose_json", "srt", "vtt", "tsv")
 TEMPERATURES = "0,0.2,0.4,0.6,0.8,1"  # types.FALLBACK_TEMPERATURES, which would cost `--help` the import of numpy
-
-
-class Task(str, Enum):
-    """What to write."""
-
-    TRANSCRIBE = "transcribe"
-    TRANSLATE = "translate"
-
-
-class Channels(str, Enum):
-    """What to make of several channels."""
-
-    MIX = "mix"
-    SPLIT = "split"
-
-
-class KeyVerb(str, Enum):
-    """What to do with the keys of a file."""
-
-    ADD = "add"
-    LIST = "list"
-    REMOVE = "remove"
-
-
-class Device(str, Enum):
-    """Where the model runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Precision(str, Enum):
-    """The encoder's numbers on a CPU."""
-
-    AUTO = "auto"
-    F32 = "f32"
-    BF16 = "bf16"
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,88 +23,94 @@ def _print_version(wanted: bool) -> None:
 Version = Annotated[bool, typer.Option(
     "--version", callback=_print_version, is_eager=True, help="Print the version.")]
 Files = Annotated[list[str], typer.Argument(
-    metavar="FILE...", help="Recordings; folders, with all recordings below them; - for standard input.")]
+    metavar="FILE...", help="Recordings, folders of recordings, or - for standard input.")]
 ModelName = Annotated[str | None, typer.Option(
     "--model", "-m", envvar="TICKERTAPE_MODEL", metavar="CHECKPOINT",
-    help="Folder of a Hugging Face, CTranslate2 or LoRA checkpoint, or hub id (org/name@revision). Without: the folder "
-    "named checkpoint.")]
+    help="Folder of a Hugging Face, CTranslate2 or LoRA checkpoint, or hub id (org/name@revision). Default: the "
+    "folder checkpoint.")]
 ModelArgument = Annotated[str, typer.Argument(
     metavar="CHECKPOINT", help="Folder of a Hugging Face or LoRA checkpoint, or hub id (org/name@revision).")]
 OptionalModel = Annotated[str | None, typer.Argument(
     metavar="[CHECKPOINT]", envvar="TICKERTAPE_MODEL",
-    help="Model to describe too. Without: the folder named checkpoint, if it is there.")]
+    help="Model to describe. Default: the folder checkpoint, if it exists.")]
 Formats = Annotated[list[str] | None, typer.Option(
-    "--format", "-f", metavar="NAME,...", help=f"{', '.join(FORMATS)}; several with commas.  [default: txt]")]
+    "--format", "-f", metavar="NAME,...", help=f"{', '.join(FORMATS)}; separate several with commas.  [default: txt]")]
 OutputDir = Annotated[Path | None, typer.Option(
-    "--output-dir", "-o", metavar="FOLDER", help="Write files there. Without: print the result.")]
+    "--output-dir", "-o", metavar="FOLDER", help="Folder for the result files. Default: print the result.")]
 SkipExisting = Annotated[bool, typer.Option(
-    "--skip-existing", help="Leave out recordings that have their files already: carries on an interrupted run.")]
+    "--skip-existing", help="Skip recordings whose result files exist; continues an interrupted run.")]
 Language = Annotated[str | None, typer.Option(
-    "--language", "-l", metavar="NAME", help="Code or English name: de, german. Without: detected.")]
-TaskName = Annotated[Task, typer.Option("--task", help="translate writes English, whatever is spoken.")]
+    "--language", "-l", metavar="NAME", help="Code or English name: de, german. Default: detected.")]
+TaskName = Annotated[Literal["transcribe", "translate"], typer.Option(
+    "--task", help="translate: the text is English, whatever the language of the speech.")]
 WordTimestamps = Annotated[bool, typer.Option(
-    "--word-timestamps", "-w", help="Find the time of every word; subtitles break better.")]
-ChannelsMode = Annotated[Channels, typer.Option(
-    "--channels", help="mix makes one of all; split takes each for a speaker, as in telephone calls.")]
+    "--word-timestamps", "-w", help="Compute the time of every word; improves the line breaks of subtitles.")]
+ChannelsMode = Annotated[Literal["mix", "split"], typer.Option(
+    "--channels", help="mix: merge all channels. split: one speaker per channel, as in telephone calls.")]
 Track = Annotated[int | None, typer.Option(
-    "--track", min=0, metavar="N", help="Audio track of a file with several, from 0.")]
+    "--track", min=0, metavar="N", help="Number of the audio track, from 0.")]
 AudioFormat = Annotated[str | None, typer.Option(
-    "--audio-format", metavar="FORMAT", help='What headerless data is: "mulaw;rate=8000;channels=2".')]
-MaxHours = Annotated[float, typer.Option("--max-hours", min=0.0, metavar="H", help="Refuse longer recordings.")]
+    "--audio-format", metavar="FORMAT", help='Format of audio without a header: "mulaw;rate=8000;channels=2".')]
+MaxHours = Annotated[float, typer.Option("--max-hours", min=0.0, metavar="H", help="Reject longer recordings.")]
 NoVad = Annotated[bool, typer.Option(
-    "--no-vad", help="Hear everything, in windows of 30 s, instead of the speech only.")]
+    "--no-vad", help="Transcribe plain windows of 30 s instead of windows around speech.")]
 Prompt = Annotated[str | None, typer.Option(
-    "--prompt", metavar="TEXT", help="Text that might stand before: names, style, spelling.")]
+    "--prompt", metavar="TEXT", help="Earlier text, or names and spellings to expect.")]
 Hotwords = Annotated[str | None, typer.Option("--hotwords", metavar="WORDS", help="Words to expect.")]
 BeamSize = Annotated[int, typer.Option(
-    "--beam-size", min=1, max=10, metavar="N", help="Beams; 1 is greedy and fastest.")]
+    "--beam-size", min=1, max=10, metavar="N", help="Number of beams; 1 is greedy and fastest.")]
 Temperature = Annotated[str, typer.Option(
-    "--temperature", metavar="T,...", help="Tried in turn, until the text passes the checks.")]
-DeviceName = Annotated[Device, typer.Option("--device", help="Where the model runs; auto takes CUDA if there is any.")]
+    "--temperature", metavar="T,...", help="Temperatures to try in turn until the text passes the checks.")]
+DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(
+    "--device", help="Device of the model; auto uses CUDA if available.")]
 ComputeType = Annotated[str, typer.Option(
     "--compute-type", metavar="TYPE",
-    help="The decoder's numbers: int8, int8_float16, int16, float16, float32; auto: int8 on a CPU, float16 on CUDA.")]
+    help="Number format of the decoder: int8, int8_float16, int16, float16, float32; auto: int8 on CPUs, float16 "
+    "on CUDA.")]
 StoredType = Annotated[str, typer.Option(
     "--compute-type", metavar="TYPE",
-    help="How the decoder is stored: int8 for a CPU, float16 for CUDA, int8_float16, int16, float32.")]
-PrecisionName = Annotated[Precision, typer.Option(
-    "--precision", help="The encoder's numbers on a CPU; auto takes bf16 if the processor has it.")]
+    help="Number format of the stored decoder: int8 for CPUs, float16 for CUDA, int8_float16, int16, float32.")]
+PrecisionName = Annotated[Literal["auto", "f32", "bf16"], typer.Option(
+    "--precision", help="Number format of the encoder on a CPU; auto uses bf16 if the CPU supports it.")]
 Threads = Annotated[int | None, typer.Option(
-    "--threads", min=1, max=256, metavar="N", help="Without: every core.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, max=256, metavar="N", help="Windows decoded at once, at most.")]
+    "--threads", min=1, max=256, metavar="N", help="Number of threads. Default: all cores.")]
+Batch = Annotated[int, typer.Option(
+    "--batch", min=1, max=256, metavar="N", help="Maximum number of windows in a batch.")]
 Base = Annotated[str | None, typer.Option(
-    "--base", metavar="CHECKPOINT", help="Base of a LoRA adapter. Without: the one that it names.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
+    "--base", metavar="CHECKPOINT", help="Base of a LoRA adapter. Default: the base that the adapter names.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the hub.")]
 AsJson = Annotated[bool, typer.Option(
-    "--json", help="For machines: a JSON object on a line for every segment, result and error.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, warnings or summary; errors stay.")]
+    "--json", help="Print one JSON object per line for every segment, result and error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 
-# of `serve`, which hands them to `Settings`: without a flag, the environment, the file or the default decides
+# Flags of `serve`. Without a flag, the environment, the file or the default of `Settings` applies.
 Served = Annotated[list[str] | None, typer.Option(
     "--model", "-m", metavar="[NAME=]CHECKPOINT",
-    help="A checkpoint to serve; again for another. The first is the default. Without: the demo checkpoint.")]
-Host = Annotated[str | None, typer.Option("--host", help="Address to listen on; without: every one.")]
-Port = Annotated[int | None, typer.Option("--port", "-p", help="Port to listen on; without: $PORT, or 8080.")]
+    help="Checkpoint to serve; repeat for several. The first is the default model. Default: the demo checkpoint.")]
+Host = Annotated[str | None, typer.Option("--host", help="Address to bind. Default: all interfaces.")]
+Port = Annotated[int | None, typer.Option("--port", "-p", help="Port to bind. Default: $PORT, or 8080.")]
 Ray = Annotated[bool | None, typer.Option(
-    "--ray/--no-ray", help="Replicas on Ray Serve, or everything in one process.", show_default=False)]
+    "--ray/--no-ray", help="Run replicas on Ray Serve, or everything in one process.", show_default=False)]
 Address = Annotated[str | None, typer.Option(
-    "--address", help="Ray cluster to join; auto: the one running here. Without: a Ray of its own.")]
-Page = Annotated[bool | None, typer.Option("--page/--no-page", help="Serve the web page too.", show_default=False)]
-EngineReplicas = Annotated[int | None, typer.Option("--engine-replicas", min=1, help="Engines per model.")]
+    "--address", help="Ray cluster to join; auto: the one on this machine. Default: start a local Ray.")]
+Page = Annotated[bool | None, typer.Option("--page/--no-page", help="Serve the web page.", show_default=False)]
+EngineReplicas = Annotated[int | None, typer.Option(
+    "--engine-replicas", min=1, help="Number of engine replicas per model.")]
 ApiReplicas = Annotated[int | None, typer.Option(
-    "--api-replicas", min=1, help="Processes that take requests and decode audio.")]
+    "--api-replicas", min=1, help="Number of processes that handle requests and decode audio.")]
 CpusPerReplica = Annotated[float | None, typer.Option(
-    "--cpus-per-replica", min=0, help="Cores that Ray reserves for each engine.")]
+    "--cpus-per-replica", min=0, help="Cores that Ray reserves for each engine replica.")]
 ServeThreads = Annotated[int | None, typer.Option(
-    "--threads", min=0, help="Threads of each engine; without: the cores, shared among the engines.")]
-KeysFile = Annotated[Path | None, typer.Option("--keys-file", help="File of hashed API keys; without: open to all.")]
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="File of settings, TOML or YAML.")]
+    "--threads", min=0, help="Threads of each engine. Default: the cores divided by the number of engines.")]
+KeysFile = Annotated[Path | None, typer.Option(
+    "--keys-file", help="File of hashed API keys. Default: no key is required.")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file, TOML or YAML.")]
 
-# of `keys`
-KeyAction = Annotated[KeyVerb, typer.Argument(help="add, list or remove.")]
-KeysOf = Annotated[Path, typer.Argument(metavar="FILE", help="The file of hashes; `add` creates it.")]
-KeyId = Annotated[str | None, typer.Argument(metavar="ID", help="Name of the key, which logs and metrics show.")]
+# Arguments of `keys`.
+KeyAction = Annotated[Literal["add", "list", "remove"], typer.Argument(help="add, list or remove.")]
+KeysOf = Annotated[Path, typer.Argument(metavar="FILE", help="The key file; `add` creates it.")]
+KeyId = Annotated[str | None, typer.Argument(metavar="ID", help="Name of the key, shown in logs and metrics.")]
 PerMinute = Annotated[int, typer.Option("--requests-per-minute", min=0, metavar="N", help="0: no limit.")]
 AtOnce = Annotated[int, typer.Option("--concurrent-requests", min=0, metavar="N", help="0: no limit.")]
 # fmt: on

@@ -1,4 +1,4 @@
-"""Transcripts to files, each whole or absent, in as many formats as are wanted."""
+"""Write transcripts to files, in several formats. A file is complete or absent."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from tickertape.cli.inputs import Recording
 from tickertape.errors import OptionError
-from tickertape.formats import FORMATS
-from tickertape.recordings import Recording
+from tickertape.transcripts.formats import RENDERERS
 from tickertape.types import Transcript
 
-# What users call the formats, and how their files end. Both JSON formats may be wanted side by side.
+# Formats and their file extensions. Both JSON formats can be written side by side.
 ENDINGS = {"txt": ".txt", "json": ".json", "verbose_json": ".verbose.json", "srt": ".srt", "vtt": ".vtt", "tsv": ".tsv"}
 
 
-def written(transcript: Transcript, name: str) -> str:
-    """A transcript in the format that users call `name`."""
-    return FORMATS["text" if name == "txt" else name](transcript)
+def render(transcript: Transcript, name: str) -> str:
+    """A transcript in the format `name`."""
+    return RENDERERS["text" if name == "txt" else name](transcript)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Outputs:
 
     @classmethod
     def plan(cls, folder: Path, formats: Sequence[str], recordings: Sequence[Recording]) -> Outputs:
-        """Name the files of each recording after it; with its extension where two would collide without.
+        """Name the files after the recordings, with the extension where two names would collide.
 
-        Raises `OptionError` where they still would, and where the folder cannot be made.
+        Raises `OptionError` if two names still collide or the folder cannot be created.
         """
         short = [recording.place.with_suffix("") for recording in recordings]
         count = Counter(map(_folded, short))
@@ -66,22 +66,22 @@ class Outputs:
         return all(path.is_file() for path in self.paths(number))
 
     def only(self, numbers: Sequence[int]) -> Outputs:
-        """The same for some of the recordings, numbered anew."""
+        """The outputs of some of the recordings, renumbered."""
         return replace(self, names=tuple(self.names[number] for number in numbers))
 
     def write(self, number: int, transcript: Transcript) -> tuple[Path, ...]:
-        """Write a recording's files. Raises `OptionError` where the folder does not allow it."""
+        """Write a recording's files. Raises `OptionError` if that fails."""
         paths = self.paths(number)
         try:
             for path, name in zip(paths, self.formats, strict=True):
-                write_whole(path, written(transcript, name))
+                write_atomically(path, render(transcript, name))
         except OSError as error:
             raise _unwritable(error) from error
         return paths
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees a part of it: under another name in the same folder, then renamed."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a temporary file in the same folder and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[-100:]}.{os.getpid()}.part")
     try:
@@ -97,7 +97,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _folded(path: PurePath) -> str:
-    """A name as file systems that ignore case compare it."""
+    """A name as case-insensitive file systems compare it."""
     return str(path).casefold()
 
 

@@ -1,4 +1,4 @@
-"""The progress bar: audio seconds done, and how many of them each second of work does. On standard error only."""
+"""The progress bar on standard error: audio seconds done, and the speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tickertape.types import SAMPLE_RATE
 
 
 class Bar:
-    """A bar while a model loads and recordings are transcribed; nothing at all where `shown` is false."""
+    """Shows the loading of a model and the progress of recordings, if `shown`."""
 
     def __init__(self, *, shown: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -34,12 +34,12 @@ class Bar:
             self._bar.stop()
 
     def loading(self, fraction: float, what: str) -> None:
-        """How far the preparation of a model has come."""
+        """Show the progress of loading."""
         if self._bar is not None:
             self._bar.update(self._task, completed=fraction, description=what)
 
     def move(self, number: int, done: int, total: int) -> None:
-        """A recording has come to `done` of `total` samples."""
+        """Show that `done` of `total` samples of a recording are transcribed."""
         self._began = self._began or self._clock()
         self._done[number], self._lengths[number] = done, total
         if self._bar is None:
@@ -55,7 +55,7 @@ class Bar:
 
     @contextlib.contextmanager
     def aside(self, wanted: bool = True) -> Iterator[None]:
-        """Make room on the terminal for text, if that is where it goes."""
+        """Hide the bar while text is printed to the terminal."""
         running = wanted and self._bar is not None and self._bar.live.is_started
         if running:
             self._bar.stop()
@@ -66,7 +66,7 @@ class Bar:
 
 
 def figures(done: float, total: float, work: float) -> str:
-    """Audio seconds done and in all, and the real-time factor: seconds of work for a second of audio."""
+    """Audio seconds done and in total, and the real-time factor: seconds of work per second of audio."""
     factor = f"  real-time factor {work / done:.3f} ({done / work:.1f}x)" if done and work > 0 else ""
     return f"{clock(done)} of {clock(total)}{factor}"
 
@@ -88,6 +88,6 @@ def _rich_bar() -> Any:
         TextColumn("{task.fields[figures]}"),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=False,  # results go where the user sent them, never through the bar
+        redirect_stdout=False,  # results must not pass through the bar
         redirect_stderr=False,
     )

@@ -1,4 +1,4 @@
-"""From the words of the command line to a running service."""
+"""The command `serve`: read the settings and run the service."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from tickertape.errors import OptionError
-from tickertape.settings import LISTS, Settings
+from tickertape.server.settings import LISTS, Settings
 
 HINT = "Try: tickertape serve --help; every setting is in docs/reference/settings.md."
 
 
 def launch(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> int:
-    """Serve until a signal comes; the exit code. Raises `CheckpointError`s, `OptionError` and `EngineFailed`."""
-    settings = understood(config, flags, rest)
+    """Serve until a signal; return the exit code. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
+    settings = load_settings(config, flags, rest)
     if settings.ray:
-        from tickertape.serving import run
+        from tickertape.cluster.serve import run
     else:
-        from tickertape.alone import run
+        from tickertape.server.run import run
     return run(settings)
 
 
-def understood(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> Settings:
-    """What is asked for: `config` is a settings file, `flags` are settings by name (None: not given).
+def load_settings(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> Settings:
+    """Combine the settings. `config` is a settings file, `flags` are settings by name (None: not given).
 
     `rest` are flags of other settings, as words. Raises `OptionError`, which says where to look.
     """
@@ -34,7 +34,7 @@ def understood(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str
 
 
 def _gathered(flags: Mapping[str, Any], rest: Sequence[str]) -> dict[str, Any]:
-    """Flags of both kinds by name; those that may be repeated are joined. Raises `OptionError` for others."""
+    """Settings from flags; repeated flags of lists are joined. Raises `OptionError` for unknown flags."""
     given = {name: value for name, value in flags.items() if value is not None}
     for name, value in _pairs(rest):
         if name in LISTS:

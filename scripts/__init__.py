@@ -1,0 +1,1 @@
+"""Generators of reference pages, dashboards and pictures: run from a checkout, not installed."""

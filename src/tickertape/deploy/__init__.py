@@ -1,0 +1,1 @@
+"""Files and commands for Cloud Run and KubeRay."""

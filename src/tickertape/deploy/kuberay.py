@@ -1,0 +1,155 @@
+"""A service on a Kubernetes cluster with KubeRay: its options, its manifest and the commands that deploy it.
+
+head pod            Ray's control plane and autoscaler; no replicas
+ingress pods        the HTTP proxy, the API replicas and the page replica
+engine pods         one engine replica each; Ray's autoscaler adds and removes them
+
+Requests enter through the ingress pods only. KubeRay's own Service would also send requests to the proxies of engine
+pods, and a pod that the autoscaler removes would close its connections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+from tickertape.deploy.manifests import dumped, memory_bytes, rendered, to_yaml, validate_name
+from tickertape.engine.hardware import Detected
+from tickertape.errors import OptionError
+from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS
+from tickertape.server.settings import Settings
+
+FILE = "kuberay.yaml"
+PORT = 8080
+NAME_LENGTH = 47  # KubeRay appends up to 16 characters to the name, of at most 63
+MODELS, CLAIM, KEYS = "/srv/models", "/srv/claim", "/etc/tickertape"  # folders in the containers
+READY_TIMEOUT = "15m"
+INGRESS_CPU, INGRESS_MEMORY = 2, "4Gi"  # audio is decoded there
+HEAD_CPU, HEAD_MEMORY = 1, "4Gi"
+PASSED_SETTINGS = (
+    "threads", "cpus_per_replica", "batch", "decode_threads", "body_limit", "object_limit", "upload_room",
+    "max_audio_seconds", "audio_seconds_in_flight", "engine_replicas", "engine_replicas_max", "api_replicas",
+    "gpus_per_replica",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KubeRay:
+    """The user's options, from which the manifest follows. Raises `OptionError`."""
+
+    namespace: str
+    image: str
+    name: str = "tickertape"
+    model: str = f"{MODELS}/demo"  # folder in the image or, with a claim, in the claim
+    engines: int = 2
+    engines_max: int = 4
+    cpu: int = 4
+    memory: str = "8Gi"
+    ingresses: int = 2
+    gpus: int = 0
+    claim: str = ""
+    keys_secret: str = ""
+    object_hosts: str = ""  # separated by commas
+    context: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the options against each other."""
+        validate_name(self.namespace, "namespace")
+        validate_name(self.name, "name", NAME_LENGTH)
+        memory_bytes(self.memory, "memory")
+        if self.claim and self.model.startswith("/"):
+            raise OptionError("With --claim, --model names the folder in the claim.", "model")
+        if not 1 <= self.engines <= self.engines_max:
+            raise OptionError("--engines-max is at least --engines, and --engines at least 1.", "engines_max")
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Settings of every pod, derived from an engine pod's processors and an ingress pod's memory."""
+        source = f"{CLAIM}/{self.model}" if self.claim else self.model
+        wanted = {
+            "models": (f"{source.rstrip('/').rpartition('/')[2]}={source}",),
+            "engine_replicas": self.engines,
+            "engine_replicas_max": self.engines_max,
+            "api_replicas": self.ingresses,
+            "gpus_per_replica": self.gpus,
+            "threads": self.cpu,
+            "decode_threads": INGRESS_CPU,
+            "keys_file": f"{KEYS}/keys.json" if self.keys_secret else None,
+            "object_hosts": self.object_hosts,
+        }
+        return Settings.of(wanted).resolve(
+            Detected(self.cpu, "--cpu"), Detected(memory_bytes(INGRESS_MEMORY, "memory"), "an ingress pod's")
+        )
+
+    def files(self) -> dict[str, str]:
+        """The manifest for `kubectl apply`."""
+        return {FILE: to_yaml(self.documents(), "Written by `tickertape deploy kuberay`; `kubectl apply` takes it.")}
+
+    def commands(self, folder: str) -> dict[str, tuple[str, ...]]:
+        """The commands in order, by purpose; `folder` contains the manifest."""
+        kubectl = ("kubectl", *((f"--context={self.context}",) if self.context else ()))
+        inside, ready = f"--namespace={self.namespace}", "--for=condition=Ready"
+        return {
+            "whether the cluster has KubeRay": (*kubectl, "get", "crd", "rayservices.ray.io", "--output=name"),
+            "deploy": (*kubectl, "apply", f"--filename={folder}/{FILE}"),
+            "wait": (*kubectl, "wait", inside, ready, f"rayservice/{self.name}", f"--timeout={READY_TIMEOUT}"),
+            "reach it": (*kubectl, "port-forward", inside, f"service/{self.name}", f"{PORT}:{PORT}"),
+            "the logs": (
+                *kubectl,
+                "logs",
+                inside,
+                f"--selector=app.kubernetes.io/instance={self.name}",
+                "--prefix=false",
+                "--tail=100",
+            ),
+        }
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Namespace, RayService, Service, disruption budgets and network policy."""
+        values = {
+            **asdict(self),
+            "cpu": str(self.cpu),
+            "autoscaling": self.engines_max > self.engines,
+            "ray_version": metadata.version("ray"),
+            "ingress_requests": INGRESS_REQUESTS,
+            "serve_config": dumped(self.serve_config()),
+            "head_pod": self._pod("head", str(HEAD_CPU), HEAD_MEMORY),
+            "ingress_pod": self._pod("ingress", str(INGRESS_CPU), INGRESS_MEMORY),
+            "engine_pod": self._pod("engine", str(self.cpu), self.memory, self.gpus),
+            "buckets": any(host.startswith("gs://") for host in self.settings.object_hosts),
+        }
+        return rendered(FILE, values)
+
+    def serve_config(self) -> dict[str, Any]:
+        """The applications of `tickertape serve`, with their ingress replicas kept on ingress pods."""
+        arguments: dict[str, Any] = {"models": list(self.settings.models)}
+        arguments |= {name: getattr(self.settings, name) for name in PASSED_SETTINGS}
+        if self.settings.object_hosts:
+            arguments["object_hosts"] = list(self.settings.object_hosts)
+        if self.settings.keys_file:
+            arguments["keys_file"] = str(self.settings.keys_file)
+        values = {
+            **HEALTH_CHECKS,
+            "settings": arguments,
+            "keep_alive": int(self.settings.keep_alive),
+            "ingresses": self.ingresses,
+            "ingress_requests": INGRESS_REQUESTS,
+        }
+        (config,) = rendered("serve.yaml", values)
+        return dict(config)
+
+    def _pod(self, component: str, cpu: str, memory: str, gpus: int = 0) -> dict[str, Any]:
+        environment = {**ENVIRONMENT, BODY_LIMIT_VARIABLE: str(int(self.settings.body_limit)), "HOME": "/tmp"}  # noqa: S108 - in the pod
+        values = {
+            **asdict(self),
+            "component": component,
+            "head": component == "head",
+            "worker": component != "head",
+            "termination_grace": 2 * int(self.settings.grace_seconds),
+            "environment": [{"name": name, "value": value} for name, value in environment.items()],
+            "resources": {"cpu": cpu, "memory": memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})},
+        }
+        (pod,) = rendered("pod.yaml", values)
+        return dict(pod)
