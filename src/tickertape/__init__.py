@@ -1,22 +1,42 @@
 """Tickertape puts a tuned Whisper checkpoint to work.
 
-`tickertape.load("checkpoint").transcribe("call.wav")` is the whole Python API for most uses.
+`tickertape.load("checkpoint").transcribe("call.wav")` is the whole Python API for most uses. Importing the package is
+cheap: what needs numpy is imported when it is first used. `tickertape.testing` has a fake engine for tests of
+applications.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tickertape import errors
+from tickertape.errors import *  # noqa: F403 - every error, by errors.__all__
+
 if TYPE_CHECKING:
-    from tickertape.transcriber import Transcriber
+    from tickertape.pipeline import Update
+    from tickertape.transcriber import Started, Transcriber, load
+    from tickertape.types import Notice, Options, Reading, Segment, Transcript, Word
 
-__all__ = ["__version__", "load"]
 __version__ = "0.1.0"
+__all__ = ["Notice", "Options", "Reading", "Segment", "Started", "Transcriber", "Transcript", "Update", "Word",
+           "__version__", "load"]  # fmt: skip
+__all__ += errors.__all__
+
+_MODULES = {
+    "pipeline": ("Update",),
+    "transcriber": ("Started", "Transcriber", "load"),
+    "types": ("Notice", "Options", "Reading", "Segment", "Transcript", "Word"),
+}
 
 
-def load(model: str | Path | None = None, **settings: Any) -> Transcriber:
-    """Open a model for transcription; None takes the demo checkpoint. See `tickertape.transcriber.load`."""
-    from tickertape import transcriber
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` when it is first used (PEP 562)."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"tickertape.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    return transcriber.load(model, **settings)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

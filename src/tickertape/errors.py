@@ -1,44 +1,54 @@
-"""Everything that can go wrong, one class per situation.
+"""Every error raised on purpose, one class per situation.
 
     TickertapeError
-    ├── CallerError                  the caller can mend it: HTTP 4xx, exit code 2
-    │   ├── AudioError               the recording
-    │   │   ├── EmptyFile            no bytes at all
-    │   │   ├── InvalidAudio         not a recording, damaged beyond use, or not an allowed format
-    │   │   ├── NoAudioStream        a container without sound
-    │   │   ├── EmptyAudio           a recording without a single sample
-    │   │   ├── AudioTooShort        under a tenth of a second
-    │   │   ├── AudioTooLong         over the limit on duration
-    │   │   ├── FileTooLarge         over the limit on bytes
-    │   │   ├── UnsupportedRate      a sample rate no microphone has
-    │   │   ├── UnsupportedChannels  too many channels, or none
-    │   │   └── InvalidSamples       only NaN or infinity
-    │   ├── OptionError              a field, option or flag that cannot be honoured
-    │   ├── ModelNotFound            no model under that name
-    │   └── CheckpointError          the checkpoint
-    │       ├── CheckpointMissing    nothing at that path or hub id
-    │       ├── UnsafeCheckpoint     pickled weights, which run code when loaded
-    │       ├── NotWhisper           another architecture
-    │       ├── IncompleteCheckpoint a file or tensor is missing, the tokenizer for example
-    │       └── CorruptCheckpoint    truncated or tampered with
-    └── DecodeError                  a window could not be decoded: HTTP 5xx, exit code 1
-        ├── EngineFailed             the engine raised
-        ├── HarmfulAudio             two processes died of it: HTTP 400
-        ├── Overloaded               no room; try again later
-        ├── DeadlineExceeded         nobody waits for the answer any more
-        └── ShuttingDown             the service is draining
+    ├── CallerError                          the caller can fix it: HTTP 400 unless noted, exit code 2
+    │   ├── AudioError                       the recording
+    │   │   ├── EmptyFileError               no bytes
+    │   │   ├── InvalidAudioError            not a recording, damaged beyond use, or not an accepted format
+    │   │   ├── NoAudioStreamError           a container without sound
+    │   │   ├── EmptyAudioError              a recording without a single sample
+    │   │   ├── AudioTooShortError           under a tenth of a second
+    │   │   ├── AudioTooLongError            over the limit on duration: HTTP 413
+    │   │   ├── FileTooLargeError            over the limit on bytes: HTTP 413
+    │   │   ├── UnsupportedSampleRateError   outside the limits on sample rate
+    │   │   ├── UnsupportedChannelsError     too many channels, or none
+    │   │   └── InvalidSamplesError          only NaN or infinity
+    │   ├── OptionError                      an unsupported value of a field, option or flag
+    │   ├── ModelNotFoundError               no model of that name: HTTP 404
+    │   └── CheckpointError                  the checkpoint
+    │       ├── CheckpointNotFoundError      nothing at that path or hub id
+    │       ├── UnsafeCheckpointError        pickled weights, which run code when loaded
+    │       ├── NotWhisperError              another architecture
+    │       ├── IncompleteCheckpointError    a file or tensor is missing, the tokenizer for example
+    │       ├── CorruptCheckpointError       truncated or tampered with
+    │       └── CacheError                   the cache folder cannot be written
+    └── DecodeError                          a window could not be decoded: HTTP 500 unless noted, exit code 1
+        ├── EngineError                      the engine raised
+        ├── HarmfulAudioError                two processes died of this recording: HTTP 400
+        ├── OverloadedError                  no capacity left; retry later: HTTP 503
+        ├── DeadlineExceededError            the deadline passed before a result: HTTP 504
+        └── ShuttingDownError                the service is draining: HTTP 503
 
-Classes pass every argument to `super().__init__`, so that they survive pickling between processes. Messages say how
-to mend the matter and never repeat audio, text, prompts or file names.
+Classes pass every argument to `super().__init__`, so they can be pickled between processes. Messages say what to do
+and never repeat audio, text, prompts or file names.
 """
 
 from __future__ import annotations
+
+__all__ = ["AudioError", "AudioTooLongError", "AudioTooShortError", "CacheError", "CallerError", "CheckpointError",
+           "CheckpointNotFoundError", "CorruptCheckpointError", "DeadlineExceededError", "DecodeError",
+           "EmptyAudioError", "EmptyFileError", "EngineError", "FileTooLargeError", "HarmfulAudioError",
+           "IncompleteCheckpointError", "InvalidAudioError", "InvalidSamplesError", "ModelNotFoundError",
+           "NoAudioStreamError", "NotWhisperError", "OptionError", "OverloadedError", "ShuttingDownError",
+           "TickertapeError", "UnsafeCheckpointError", "UnsupportedChannelsError",
+           "UnsupportedSampleRateError"]  # fmt: skip
 
 
 class TickertapeError(Exception):
     """The root of all errors raised on purpose."""
 
     code: str = "internal_error"  # stable, documented, sent to clients
+    status: int = 500  # of the HTTP response
 
     @property
     def message(self) -> str:
@@ -49,83 +59,78 @@ class TickertapeError(Exception):
 class CallerError(TickertapeError):
     """The caller can mend it."""
 
-    code: str = "invalid_request"
-
-    @property
-    def param(self) -> str | None:
-        """The field or option at fault, if one is."""
-        return None
+    code = "invalid_request"
+    status = 400
+    param: str | None = None  # the field or option at fault
 
 
 class AudioError(CallerError):
     """The recording cannot be used."""
 
-    code: str = "invalid_audio"
-
-    @property
-    def param(self) -> str | None:
-        """Always the upload field."""
-        return "file"
+    code = "invalid_audio"
+    param = "file"
 
 
-class EmptyFile(AudioError):
+class EmptyFileError(AudioError):
     """No bytes at all."""
 
-    code: str = "empty_file"
+    code = "empty_file"
 
 
-class InvalidAudio(AudioError):
+class InvalidAudioError(AudioError):
     """Not a recording, damaged beyond use, or not an allowed format."""
 
-    code: str = "invalid_audio"
+    code = "invalid_audio"
 
 
-class NoAudioStream(AudioError):
+class NoAudioStreamError(AudioError):
     """A container without sound."""
 
-    code: str = "no_audio_stream"
+    code = "no_audio_stream"
 
 
-class EmptyAudio(AudioError):
+class EmptyAudioError(AudioError):
     """A recording without a single sample."""
 
-    code: str = "empty_audio"
+    code = "empty_audio"
 
 
-class AudioTooShort(AudioError):
+class AudioTooShortError(AudioError):
     """Under a tenth of a second."""
 
-    code: str = "audio_too_short"
+    code = "audio_too_short"
 
 
-class AudioTooLong(AudioError):
+class AudioTooLongError(AudioError):
     """Over the limit on duration."""
 
-    code: str = "audio_too_long"
+    code = "audio_too_long"
+    status = 413
 
 
-class FileTooLarge(AudioError):
+class FileTooLargeError(AudioError):
     """Over the limit on bytes."""
 
-    code: str = "file_too_large"
+    code = "file_too_large"
+    status = 413
 
 
-class UnsupportedRate(AudioError):
+class UnsupportedSampleRateError(AudioError):
     """A sample rate no microphone has."""
 
-    code: str = "unsupported_sample_rate"
+    code = "unsupported_sample_rate"
 
 
-class UnsupportedChannels(AudioError):
+class UnsupportedChannelsError(AudioError):
     """Too many channels, or none."""
 
-    code: str = "unsupported_channels"
+    code = "unsupported_channels"
 
 
-class InvalidSamples(AudioError):
+class InvalidSamplesError(AudioError):
     """Only NaN or infinity."""
 
-    code: str = "invalid_samples"
+    code = "invalid_samples"
 
 
 class OptionError(CallerError):
@@ -133,101 +138,99 @@ class OptionError(CallerError):
 
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_request") -> None:
         super().__init__(message, param, code)
+        self.param = param
         self.code = code  # one class for all fields; the code names the field's rule
 
-    @property
-    def param(self) -> str | None:
-        """The field or option at fault."""
-        value = self.args[1]
-        return None if value is None else str(value)
 
-
-class ModelNotFound(CallerError):
+class ModelNotFoundError(CallerError):
     """No model under that name."""
 
-    code: str = "model_not_found"
-
-    @property
-    def param(self) -> str | None:
-        """Always the model field."""
-        return "model"
+    code = "model_not_found"
+    status = 404
+    param = "model"
 
 
 class CheckpointError(CallerError):
     """The checkpoint cannot be used."""
 
-    code: str = "invalid_checkpoint"
+    code = "invalid_checkpoint"
 
 
-class CheckpointMissing(CheckpointError):
+class CheckpointNotFoundError(CheckpointError):
     """Nothing at that path or hub id."""
 
-    code: str = "checkpoint_missing"
+    code = "checkpoint_missing"
 
 
-class UnsafeCheckpoint(CheckpointError):
+class UnsafeCheckpointError(CheckpointError):
     """Pickled weights, which run code when loaded."""
 
-    code: str = "unsafe_checkpoint"
+    code = "unsafe_checkpoint"
 
 
-class NotWhisper(CheckpointError):
+class NotWhisperError(CheckpointError):
     """Another architecture."""
 
-    code: str = "not_whisper"
+    code = "not_whisper"
 
 
-class IncompleteCheckpoint(CheckpointError):
+class IncompleteCheckpointError(CheckpointError):
     """A file or tensor is missing."""
 
-    code: str = "incomplete_checkpoint"
+    code = "incomplete_checkpoint"
 
 
-class CorruptCheckpoint(CheckpointError):
+class CorruptCheckpointError(CheckpointError):
     """Truncated or tampered with."""
 
-    code: str = "corrupt_checkpoint"
+    code = "corrupt_checkpoint"
+
+
+class CacheError(CheckpointError):
+    """The cache folder cannot be written: permissions, a full disk, or a file in its place."""
+
+    code = "cache_not_writable"
 
 
 class DecodeError(TickertapeError):
     """A window could not be decoded, through no fault of the caller."""
 
-    code: str = "decode_failed"
+    code = "decode_failed"
 
 
-class EngineFailed(DecodeError):
+class EngineError(DecodeError):
     """The engine raised."""
 
-    code: str = "engine_failed"
+    code = "engine_failed"
 
 
-class HarmfulAudio(DecodeError):
+class HarmfulAudioError(DecodeError):
     """Two engines or audio decoders died of the recording, or it kept one of them for too long."""
 
-    code: str = "harmful_audio"
+    code = "harmful_audio"
+    status = 400
 
 
-class Overloaded(DecodeError):
-    """No room: `Overloaded(message, retry_after)`, the seconds after which to try again."""
+class OverloadedError(DecodeError):
+    """No room: `OverloadedError(message, retry_after)`, the seconds after which to try again."""
 
-    code: str = "overloaded"
+    code = "overloaded"
+    status = 503
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after)
-
-    @property
-    def retry_after(self) -> float:
-        """Seconds."""
-        return float(self.args[1])
+        self.retry_after = retry_after
 
 
-class DeadlineExceeded(DecodeError):
+class DeadlineExceededError(DecodeError):
     """Nobody waits for the answer any more."""
 
-    code: str = "deadline_exceeded"
+    code = "deadline_exceeded"
+    status = 504
 
 
-class ShuttingDown(DecodeError):
+class ShuttingDownError(DecodeError):
     """The service is draining."""
 
-    code: str = "shutting_down"
+    code = "shutting_down"
+    status = 503

@@ -1,12 +1,12 @@
-"""The Python API: a model by name, opened once, asked many times, from ordinary synchronous code.
+"""The Python API: a model that is loaded once and transcribes recordings from synchronous code.
 
     with tickertape.load("checkpoint") as transcriber:
         print(transcriber.transcribe("call.wav").text)
         for segment in transcriber.stream("meeting.mp3", language="de"):
-            print(segment.text)
+            print(f"{segment.start:.2f} s: {segment.text}")
 
-It keeps an event loop in a thread of its own, so it works in notebooks and servers that already run one, and any number
-of threads may ask at once: their windows share batches.
+The model runs in a thread with an event loop of its own, so this works in notebooks and servers that already run one.
+Several threads may use one transcriber; their windows share batches.
 """
 
 from __future__ import annotations
@@ -15,49 +15,63 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from tickertape.errors import CheckpointMissing, EngineFailed, OptionError, TickertapeError
-from tickertape.languages import language_code
-from tickertape.local import BATCH, LocalBackend
+from tickertape.engine.batching import BATCH, LocalBackend
+from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
+from tickertape.errors import EngineError, OptionError, TickertapeError
 from tickertape.pipeline import IN_FLIGHT, Detect, Model, Update
-from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Audio, Backend, Options, Segment, Transcript
+from tickertape.transcripts.languages import language_code
+from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Audio, Options, Priority, Reading, Segment, Task, Transcript
 
 if TYPE_CHECKING:
-    from tickertape.audio import Source
-    from tickertape.checkpoints import Prepared, Progress
-    from tickertape.encoder import Precision
-    from tickertape.engine import WhisperEngine
+    from typing_extensions import Unpack
 
-ENOUGH = IN_FLIGHT * WINDOW_SAMPLES  # samples under way from which another recording would only fill memory
-DEMO = "checkpoint"  # the folder that holds the demo checkpoint
+    from tickertape.audio.reader import AudioSource
+    from tickertape.checkpoints.prepare import Progress
+
+MAX_PENDING_SAMPLES = IN_FLIGHT * WINDOW_SAMPLES  # no recording is decoded while more than this is pending
+
+
+class Keywords(TypedDict, total=False):
+    """The fields of `Options` and `Reading` as keyword arguments."""
+
+    language: str | None
+    task: Task
+    prompt: str | None
+    hotwords: str | None
+    timestamps: bool
+    word_timestamps: bool
+    logprobs: bool
+    beam_size: int
+    temperatures: tuple[float, ...]
+    max_new_tokens: int | None
+    compression_ratio_threshold: float | None
+    logprob_threshold: float | None
+    no_speech_threshold: float | None
+    priority: Priority
+    deadline: float | None
+    channels: Literal["mix", "split"]
+    vad: bool
+    track: int | None
+    audio_format: str | None
+    max_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A recording has been decoded, and its transcription begins: `length` samples in each of its channels."""
+class Started:
+    """A recording is decoded: `length` samples in each of `channels`. Its transcription starts."""
 
     length: int
     channels: int
 
 
-News: TypeAlias = "Begun | Update | TickertapeError"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How recordings are read: see `audio.decode`, and `Model.transcribe` for `vad`."""
-
-    channels: Literal["mix", "split"] = "mix"
-    vad: bool = True
-    track: int | None = None
-    audio_format: str | None = None
-    max_seconds: float | None = None  # None: as long as `audio.Limits` says
+Event: TypeAlias = "Started | Update | TickertapeError"
 
 
 def load(
@@ -65,7 +79,7 @@ def load(
     *,
     device: str = "auto",
     compute_type: str = "auto",
-    precision: Precision = "auto",
+    precision: str = "auto",
     threads: int | None = None,
     batch: int = BATCH,
     base: str | Path | None = None,
@@ -74,110 +88,54 @@ def load(
     token: str | None = None,
     progress: Progress | None = None,
 ) -> Transcriber:
-    """Open a model, preparing it first if that was not done before.
+    """Load a model for transcription. The first load of a checkpoint converts it and caches the result.
 
-    `model` is a checkpoint's folder or hub id (see `checkpoints.prepare`, also for `base`, `cache`, `offline`, `token`
-    and `progress`); None takes the demo checkpoint. `device`, `compute_type`, `precision` and `threads` are
-    `load_engine`'s; at most `batch` windows are decoded at once. Raises `CheckpointError` and `OptionError`.
+    Args:
+        model: folder of a Hugging Face, CTranslate2 or LoRA checkpoint, or a hub id (org/name@revision). None: the
+            demo checkpoint, in the folder `checkpoint`.
+        device: "cpu", "cuda", or "auto": CUDA if a device is present.
+        compute_type: number format of the decoder: "int8", "int8_float32", "int8_float16", "int16", "float16",
+            "float32", or "auto": int8 on a CPU, float16 on CUDA.
+        precision: number format of the encoder on a CPU: "f32", "bf16", or "auto": bf16 if the CPU computes in it.
+        threads: CPU threads. None: every core that this process may use.
+        batch: windows of 30 s that the engine decodes at once, at most.
+        base: base model of a LoRA adapter, a folder or hub id. None: the one that the adapter names.
+        cache: folder of converted checkpoints. None: the user's cache folder.
+        offline: use only checkpoints on this machine; never connect to the hub.
+        token: access token of the hub, for private and gated models.
+        progress: called with the fraction done (0.0 to 1.0) and the name of the current step.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used; `CacheError`: the cache folder cannot be written.
+        OptionError: this machine lacks the device or cannot compute in that format.
+        EngineError: the engine failed to load the model.
+
     """
-    name = model if model is not None else demo_checkpoint()
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as aside:
-        detector = aside.submit(_load_detector)
-        engine, prepared = load_engine(
-            name, device=device, compute_type=compute_type, precision=precision, threads=threads, base=base,
-            cache=cache, offline=offline, token=token, progress=progress)  # fmt: skip
+    options = LoadOptions(device, compute_type, precision, threads, base, cache, offline, token)
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        detector = pool.submit(_load_detector)
+        engine = load_engine(demo_checkpoint() if model is None else model, options, progress=progress)
         backend = LocalBackend(engine, batch=batch)
-        known = describe(prepared, engine, backend, detector.result())
-    return Transcriber(known, reasons=engine.reasons, prepared=prepared, close=backend.close)
-
-
-def load_engine(
-    model: str | Path,
-    *,
-    device: str = "auto",
-    compute_type: str = "auto",
-    precision: Precision = "auto",
-    threads: int | None = None,
-    base: str | Path | None = None,
-    cache: Path | None = None,
-    offline: bool = False,
-    token: str | None = None,
-    progress: Progress | None = None,
-) -> tuple[WhisperEngine, Prepared]:
-    """Prepare a model and open it in an engine; a replica of a cluster needs no more than this.
-
-    Raises `CheckpointError`, `OptionError` where this machine cannot do what is asked, and `EngineFailed`.
-    """
-    from tickertape.engine import WhisperEngine
-
-    prepared = prepare_for(device, compute_type, model,
-        base=base, cache=cache, offline=offline, token=token, progress=progress)  # fmt: skip
-    try:
-        engine = WhisperEngine.load(
-            prepared, device=device, compute_type=compute_type, precision=precision, threads=threads
-        )
-    except ValueError as error:  # CTranslate2's word for a number format that the processor lacks
-        raise OptionError(
-            f"This machine cannot compute in {compute_type}; leave the compute type to auto.",
-            "compute_type",
-            "invalid_compute_type",
-        ) from error
-    except RuntimeError as error:
-        raise EngineFailed("The model could not be opened; `tickertape info` says what this machine has.") from error
-    return engine, prepared
-
-
-def prepare_for(device: str, compute_type: str, model: str | Path, **how: Any) -> Prepared:
-    """Prepare a model for this device: `compute_type` auto stores int8 for a CPU, float16 for CUDA.
-
-    `how` is `checkpoints.prepare`'s. Raises `CheckpointError` and `OptionError`.
-    """
-    from tickertape.checkpoints import prepare
-    from tickertape.engine import choose_device
-
-    where, _ = choose_device(device)
-    stored = {"cpu": "int8", "cuda": "float16"}[where] if compute_type == "auto" else compute_type
-    return prepare(model, compute_type=stored, **how)
-
-
-def describe(prepared: Prepared, engine: WhisperEngine, backend: Backend, detect: Detect | None) -> Model:
-    """What users of an opened model need to know of it, wherever its engine runs."""
-    return Model(
-        prepared.name,
-        backend,
-        detect=detect,
-        trimmed=engine.trimmed,
-        languages=engine.languages,
-        translates=prepared.is_multilingual,
-        created=int((prepared.folder / "model.bin").stat().st_mtime),
-    )
-
-
-def demo_checkpoint() -> Path:
-    """The demo checkpoint: `checkpoint` in the current folder, or beside the source. Raises `CheckpointMissing`."""
-    for folder in (Path(DEMO), Path(__file__).resolve().parents[2] / DEMO):
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointMissing(
-        "There is no folder named checkpoint here; name a model: a folder, or a hub id such as org/name."
-    )
+        loaded = Model(engine.info, backend, detector.result())
+    return Transcriber(loaded, reasons=engine.reasons, close=backend.close)
 
 
 class Transcriber:
-    """A model that is ready, in a thread of its own. Close it, or use it in a `with` statement, to free the model."""
+    """A loaded model in a thread of its own. Use it in a `with` statement, or call `close()`, to free the model.
+
+    Recordings are given as a path, as bytes or as a binary file object.
+    """
 
     def __init__(
         self,
         model: Model,
         *,
         reasons: tuple[str, ...] = (),
-        prepared: Prepared | None = None,
-        close: Callable[[], Any] | None = None,
+        close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        """`model` is anything the pipeline can ask; `close` makes the coroutine that ends its backend."""
+        """Start the thread. `close` is awaited by `close()`: it ends the model's backend."""
         self.model = model
-        self.reasons = reasons  # what was chosen for this machine, and why, a line each
-        self.prepared = prepared
+        self.reasons = reasons  # device, threads and number formats, each with why it was chosen
         self._close = close
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tickertape", daemon=True)
@@ -192,54 +150,69 @@ class Transcriber:
         self.close()
 
     def transcribe(
-        self, source: Source, options: Options | None = None, *, reading: Reading | None = None, **wanted: Any
+        self,
+        source: AudioSource,
+        options: Options | None = None,
+        reading: Reading | None = None,
+        **keywords: Unpack[Keywords],
     ) -> Transcript:
-        """Transcribe a recording: a path, bytes or a binary file object.
+        """Transcribe a recording.
 
-        `wanted` are fields of `Options` (language="de", word_timestamps=True, ...) and of `Reading`
-        (channels="split", vad=False, ...), which change the `options` and the `reading` given.
-        Raises `AudioError`, `OptionError` and `DecodeError`.
+        `options` say how windows are decoded and `reading` how the recording is read. Keywords are fields of either:
+        `transcribe("call.wav", language="de", word_timestamps=True, channels="split")`. Languages are ISO 639-1 codes
+        or English names. Raises `AudioError`, `OptionError` and `DecodeError`.
         """
-        *_, last = self.updates(source, options, reading=reading, **wanted)
-        return _transcript_of(last)
+        *_, last = self.updates(source, options, reading, **keywords)
+        if last.transcript is None:
+            raise EngineError("Transcription ended early.")
+        return last.transcript
 
     def stream(
-        self, source: Source, options: Options | None = None, *, reading: Reading | None = None, **wanted: Any
+        self,
+        source: AudioSource,
+        options: Options | None = None,
+        reading: Reading | None = None,
+        **keywords: Unpack[Keywords],
     ) -> Iterator[Segment]:
-        """Transcribe a recording, segment by segment, each as soon as nothing can change it; see `transcribe`."""
-        for update in self.updates(source, options, reading=reading, **wanted):
+        """Transcribe a recording and yield each segment as soon as it is final; arguments as for `transcribe`."""
+        for update in self.updates(source, options, reading, **keywords):
             yield from update.segments
 
     def updates(
-        self, source: Source, options: Options | None = None, *, reading: Reading | None = None, **wanted: Any
-    ) -> Iterator[Update]:
-        """Transcribe a recording; tell how far it has come, and at the end the whole transcript."""
-        with contextlib.closing(self.many([source], options, reading=reading, **wanted)) as every:
-            for _, news in every:
-                if isinstance(news, TickertapeError):
-                    raise news
-                if isinstance(news, Update):
-                    yield news
-
-    def many(
         self,
-        sources: Iterable[Source],
+        source: AudioSource,
         options: Options | None = None,
-        *,
         reading: Reading | None = None,
-        **wanted: Any,
-    ) -> Generator[tuple[int, News], None, None]:
-        """Transcribe recordings side by side, so that short ones fill batches together.
+        **keywords: Unpack[Keywords],
+    ) -> Iterator[Update]:
+        """Transcribe a recording and yield segments with progress; the last update holds the transcript.
 
-        Yields news with the number of the recording: `Begun`, then updates, of which the last holds its transcript. An
-        error ends its own recording and none of the others.
+        Arguments as for `transcribe`.
         """
-        options, reading = _read(options or Options(), reading or Reading(), wanted)
+        options, reading = _merge(options or Options(), reading or Reading(), dict(keywords))
+        with contextlib.closing(self.transcribe_many([source], options, reading)) as events:
+            for _, event in events:
+                if isinstance(event, TickertapeError):
+                    raise event
+                if isinstance(event, Update):
+                    yield event
+
+    def transcribe_many(
+        self, sources: Iterable[AudioSource], options: Options | None = None, reading: Reading | None = None
+    ) -> Generator[tuple[int, Event], None, None]:
+        """Transcribe recordings side by side, so that short ones share batches.
+
+        Yields events with the index of their recording: `Started`, then updates, of which the last holds the
+        transcript. An error is an event too: it ends its own recording only. Raises `OptionError` at once.
+        """
+        options, reading = options or Options(), reading or Reading()
+        if options.language is not None:
+            options = replace(options, language=language_code(options.language))
         self.model.check(options)
-        return self._many(sources, options, reading)
+        return self._events(sources, options, reading)
 
     def close(self) -> None:
-        """Finish what is under way and free the model. Closing twice is allowed."""
+        """Finish what was started and free the model. A second call does nothing."""
         if self._loop.is_closed():
             return
         if self._close is not None:
@@ -249,122 +222,109 @@ class Transcriber:
         self._thread.join()
         self._loop.close()
 
-    def _many(
-        self, sources: Iterable[Source], options: Options, reading: Reading
-    ) -> Generator[tuple[int, News], None, None]:
-        """Run everything in the loop's thread and hand the news to this one."""
+    def _events(
+        self, sources: Iterable[AudioSource], options: Options, reading: Reading
+    ) -> Generator[tuple[int, Event], None, None]:
+        """Run the transcriptions in the loop's thread and pass their events to this one."""
         if self._loop.is_closed():
             raise RuntimeError("the transcriber is closed")
-        news: queue.SimpleQueue[tuple[int, News] | None] = queue.SimpleQueue()
-        crowd = _Crowd(self.model, options, reading, lambda number, item: news.put((number, item)))
-        running: Future[None] = asyncio.run_coroutine_threadsafe(crowd.run(sources), self._loop)
-        running.add_done_callback(lambda _: news.put(None))
+        events: queue.SimpleQueue[tuple[int, Event] | None] = queue.SimpleQueue()
+        batch = _Batch(self.model, options, reading, lambda number, event: events.put((number, event)))
+        running: Future[None] = asyncio.run_coroutine_threadsafe(batch.run(sources), self._loop)
+        running.add_done_callback(lambda _: events.put(None))
         try:
-            while (item := news.get()) is not None:
-                yield item
+            while (event := events.get()) is not None:
+                yield event
             running.result()
         finally:
             running.cancel()
 
 
-class _Crowd:
-    """Recordings on their way through one model: a few long ones, or many short ones."""
+class _Batch:
+    """Recordings that one model transcribes side by side: a few long ones, or many short ones."""
 
-    def __init__(self, model: Model, options: Options, reading: Reading, report: Callable[[int, News], None]) -> None:
+    def __init__(self, model: Model, options: Options, reading: Reading, report: Callable[[int, Event], None]) -> None:
         self._model, self._options, self._reading, self._report = model, options, reading, report
-        self._left: dict[int, int] = {}  # by recording: samples that are still to be transcribed
+        self._pending: dict[int, int] = {}  # samples still to be transcribed, by recording
         self._changed = asyncio.Event()
 
-    async def run(self, sources: Iterable[Source]) -> None:
-        """Begin one recording after another while little is under way; return when all are done."""
+    async def run(self, sources: Iterable[AudioSource]) -> None:
+        """Start one recording after another while little is pending; return when all are done."""
         tasks: list[asyncio.Task[None]] = []
         try:
             for number, source in enumerate(sources):
-                while len(self._left) >= IN_FLIGHT or sum(self._left.values()) >= ENOUGH:
+                while len(self._pending) >= IN_FLIGHT or sum(self._pending.values()) >= MAX_PENDING_SAMPLES:
                     self._changed.clear()
                     await self._changed.wait()
-                audio = await self._audio(number, source)
+                audio = await self._read(number, source)
                 if audio is not None:
-                    self._left[number] = audio.samples.size
-                    tasks.append(asyncio.create_task(self._follow(number, audio)))
+                    self._pending[number] = audio.samples.size
+                    tasks.append(asyncio.create_task(self._transcribe(number, audio)))
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _audio(self, number: int, source: Source) -> Audio | None:
-        """Decode one recording; None if it cannot be used, which has then been reported."""
+    async def _read(self, number: int, source: AudioSource) -> Audio | None:
+        """Decode a recording; None after an error, which is reported."""
         try:
             return await asyncio.to_thread(_decode, source, self._reading)
         except Exception as error:  # noqa: BLE001 - one bad recording must not stop the others
-            self._report(number, _as_ours(error))
+            self._report(number, _as_own_error(error))
             return None
 
-    async def _follow(self, number: int, audio: Audio) -> None:
-        """Transcribe one recording and report how it goes."""
-        self._report(number, Begun(audio.length, len(audio.samples)))
+    async def _transcribe(self, number: int, audio: Audio) -> None:
+        """Transcribe a recording and report its progress."""
+        self._report(number, Started(audio.length, len(audio.samples)))
         try:
             async for update in self._model.transcribe(audio, self._options, vad=self._reading.vad):
-                self._left[number] = update.total - update.done
+                self._pending[number] = update.total - update.done
                 self._changed.set()
                 self._report(number, update)
         except Exception as error:  # noqa: BLE001 - one bad recording must not stop the others
-            self._report(number, _as_ours(error))
+            self._report(number, _as_own_error(error))
         finally:
-            self._left.pop(number, None)
+            self._pending.pop(number, None)
             self._changed.set()
 
 
 def _load_detector() -> Detect:
-    """Open the speech detector while the model loads, and do what else would make the first window wait."""
+    """Load the speech detector while the model loads, and import what the first window needs."""
     import numpy as np
 
-    import tickertape.audio  # noqa: F401 - imported ahead of its first use
-    from tickertape.features import log_mel
-    from tickertape.vad import SpeechDetector
+    import tickertape.audio.decode  # noqa: F401 - imported ahead of its first use
+    from tickertape.audio.vad import SpeechDetector
+    from tickertape.engine.mel import log_mel
 
     detector = SpeechDetector()
     log_mel(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, n_mels=80)  # imports the Fourier transform
     return detector.stream
 
 
-def _decode(source: Source, reading: Reading) -> Audio:
-    from tickertape.audio import Limits, decode
+def _decode(source: AudioSource, reading: Reading) -> Audio:
+    from tickertape.audio.decode import decode
+    from tickertape.audio.limits import Limits
 
     limits = Limits() if reading.max_seconds is None else Limits(max_seconds=reading.max_seconds)
     return decode(
-        source,
-        channels=reading.channels,
-        limits=limits,
-        track=reading.track,
-        audio_format=reading.audio_format,
+        source, channels=reading.channels, limits=limits, track=reading.track, audio_format=reading.audio_format
     )
 
 
-def _read(options: Options, reading: Reading, wanted: dict[str, Any]) -> tuple[Options, Reading]:
-    """Sort keywords into options and reading. Raises `OptionError` for those that are neither."""
-    for_options = {field.name for field in fields(Options)}
-    for_reading = {field.name for field in fields(Reading)}
-    unknown = sorted(wanted.keys() - for_options - for_reading)
-    if unknown:
-        raise OptionError(f"There is no option named {unknown[0]}.", unknown[0], "unknown_option")
-    if wanted.get("language") is not None:
-        wanted = {**wanted, "language": language_code(wanted["language"])}
-    changed = replace(options, **{name: value for name, value in wanted.items() if name in for_options})
-    return changed, replace(reading, **{name: value for name, value in wanted.items() if name in for_reading})
+def _merge(options: Options, reading: Reading, keywords: dict[str, Any]) -> tuple[Options, Reading]:
+    """Replace the fields that the keywords name. Raises `OptionError` for a name that is no field."""
+    of_reading = {field.name: keywords.pop(field.name) for field in fields(Reading) if field.name in keywords}
+    for name in keywords:
+        if name not in Keywords.__annotations__:
+            raise OptionError(f"There is no option named {name}.", name, "unknown_option")
+    return replace(options, **keywords), replace(reading, **of_reading)
 
 
-def _as_ours(error: Exception) -> TickertapeError:
-    """An error raised on purpose as it is; any other as the engine's, with its cause."""
+def _as_own_error(error: Exception) -> TickertapeError:
+    """The error itself if it is Tickertape's, else an `EngineError` caused by it."""
     if isinstance(error, TickertapeError):
         return error
-    failed = EngineFailed(f"Transcription failed: {type(error).__name__}.")
+    failed = EngineError(f"Transcription failed: {type(error).__name__}.")
     failed.__cause__ = error
     return failed
-
-
-def _transcript_of(last: Update) -> Transcript:
-    if last.transcript is None:
-        raise EngineFailed("Transcription ended early.")
-    return last.transcript

@@ -1,6 +1,7 @@
 """The values that flow through Tickertape, and its two seams.
 
-Times are integer samples at 16 kHz everywhere inside; `formats` turns them into milliseconds, once, at the end.
+Times are integer samples at 16 kHz; the properties `start`, `end` and `duration` of results are seconds. Formats round
+samples to milliseconds once, at the end.
 Every value is frozen and picklable, because windows and results cross process borders on a Ray cluster.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,24 +125,54 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """A word as spoken, with the punctuation that belongs to it and its leading space, if it has one."""
+class Reading:
+    """How a recording is read before it is decoded in windows."""
+
+    channels: Literal["mix", "split"] = "mix"  # "split": transcribe each channel on its own
+    vad: bool = True  # False: no speech detection, plain 30 s windows with overlap
+    track: int | None = None  # audio track, counted from 0; None: the first that can be decoded
+    audio_format: str | None = None  # of headerless data: "mulaw;rate=8000;channels=2"
+    max_seconds: float | None = None  # longest recording accepted; None: the default of `audio.limits.Limits`
+
+
+class _Timed:
+    """Times in seconds of something that is stored in samples."""
+
+    __slots__ = ()
+    start_sample: int
+    end_sample: int
+
+    @property
+    def start(self) -> float:
+        """Start in seconds."""
+        return self.start_sample / SAMPLE_RATE
+
+    @property
+    def end(self) -> float:
+        """End in seconds."""
+        return self.end_sample / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Word(_Timed):
+    """A word as spoken, with its punctuation and its leading space, if it has one. `start` and `end` are seconds."""
 
     text: str
-    start: int
-    end: int
+    start_sample: int
+    end_sample: int
     probability: float
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A phrase: what lies between two timestamps of the model, or a whole window without them.
+class Segment(_Timed):
+    """A phrase: the text between two timestamps of the model, or a whole window without timestamps.
 
-    `start` and `end` are samples, relative to the window in `Decoded` and to the recording in `Transcript`.
+    Times count from the start of the window in `Decoded`, and of the recording in `Transcript`. `start` and `end` are
+    seconds.
     """
 
-    start: int
-    end: int
+    start_sample: int
+    end_sample: int
     text: str
     tokens: tuple[int, ...] = ()
     words: tuple[Word, ...] = ()
@@ -166,8 +197,8 @@ class Decoded:
     attempts: int = 1  # temperatures tried
     batch_size: int = 1  # windows decoded together with this one, itself included
     queue_seconds: float = 0.0
-    encode_seconds: float = 0.0  # of the whole batch
-    decode_seconds: float = 0.0  # of the whole batch
+    encode_seconds: float = 0.0  # this window's share of the calls it was in: sums over windows equal the time spent
+    decode_seconds: float = 0.0  # likewise
 
     @property
     def text(self) -> str:
@@ -177,15 +208,20 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A whole recording: segments in order, times in samples of the recording."""
+    """A whole recording: its segments in order of time."""
 
     text: str
     segments: tuple[Segment, ...]
     language: str
-    duration: int  # samples per channel
+    samples: int  # per channel
     task: Task = "transcribe"
     notices: tuple[Notice, ...] = field(default=())
     channels: int = 1  # above 1: each channel was heard on its own, and segments say which
+
+    @property
+    def duration(self) -> float:
+        """Duration of the recording in seconds."""
+        return self.samples / SAMPLE_RATE
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -193,11 +229,40 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Facts about a checkpoint, wherever its engine runs."""
+
+    name: str
+    trimmed: bool = False  # trained on windows of any length
+    languages: tuple[str, ...] = ("en",)  # ISO 639-1 codes
+    translates: bool = True  # False for English-only checkpoints
+    created: int = 0  # Unix time of the checkpoint
+
+
 class Engine(Protocol):
     """Synchronous, a batch at a time: the model in this process, or a fake."""
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """Decode each window under its own options; an outcome per window, in order, whatever the neighbours do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Retry:
+    """A window whose text failed the checks. Pass it to `decode_once`, in place of the window, to try it again."""
+
+    state: object  # the engine's own
+
+
+@runtime_checkable
+class RetryingEngine(Engine, Protocol):
+    """An engine that can return after one pass, so that its caller may decode other windows before the retries."""
+
+    def decode_once(
+        self, windows: Sequence[Window | Retry], options: Sequence[Options]
+    ) -> list[Decoded | DecodeError | Retry]:
+        """Like `decode`, with one temperature a call: a window that needs another one is returned as a `Retry`."""
         ...
 
 
