@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 SBOM := .venv-sbom
 LOCK := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --quiet
 
-.PHONY: transcribe serve test lint format types lock sbom image-test clean
+.PHONY: transcribe serve check test lint format types lock sbom image-test clean
 
 transcribe: $(VENV)/.core ## Transcribe the example recordings
 	$(BIN)/tickertape transcribe examples/audio
 
 serve: $(VENV)/.serve ## Start the page and the API on http://localhost:8080
 	$(BIN)/tickertape serve
+
+check: $(VENV)/.test lint types ## Lint, types and the fast tests: an answer within a minute
+	$(BIN)/python -m pytest -n 2 -m "not ray and not browser and not reference and not slow"
 
 test: $(VENV)/.test $(SBOM)/.done lint types ## Everything that CI checks
 	$(BIN)/python -m pytest

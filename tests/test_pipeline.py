@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tickertape.errors import EngineFailed, OptionError
+from tickertape.errors import EngineError, OptionError
 from tickertape.pipeline import Model, Update, plan, transcribe
-from tickertape.types import SAMPLE_RATE, Audio, Decoded, Notice, Options, Samples, Segment, Span, Window
+from tickertape.types import SAMPLE_RATE, Audio, Decoded, ModelInfo, Notice, Options, Samples, Segment, Span, Window
 
 ENGLISH = Options(language="en")
 
@@ -59,7 +59,7 @@ class FakeBackend:
             self.cancelled.append(second)
             raise
         if second == self.broken:
-            raise EngineFailed("broken")
+            raise EngineError("broken")
         segment = Segment(
             0, window.length, f" at{second}", language=options.language or language, channel=window.channel
         )
@@ -78,11 +78,13 @@ async def test_segments_come_in_order_whatever_finishes_first() -> None:
     await backend.reached(4)
     backend.held[0].set()
     updates = await task
-    starts = [segment.start for update in updates for segment in update.segments]
+    starts = [segment.start_sample for update in updates for segment in update.segments]
     assert sorted(starts) == starts
     transcript = updates[-1].transcript
     assert transcript is not None
-    assert [second for second, _ in sorted(backend.heard)] == [s.start // SAMPLE_RATE for s in transcript.segments]
+    assert [second for second, _ in sorted(backend.heard)] == [
+        s.start_sample // SAMPLE_RATE for s in transcript.segments
+    ]
     assert (Notice("odd", "it was odd"),) == transcript.notices
 
 
@@ -135,7 +137,7 @@ async def test_a_broken_window_ends_the_stream() -> None:
     """An error of the backend is raised to the caller, and the other windows are cancelled."""
     seconds = [window.start // SAMPLE_RATE for window in plan(audio(120), every_ten_seconds, trimmed=True)]
     backend = FakeBackend(broken=seconds[0], held={second: asyncio.Event() for second in seconds[1:]})
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await collect(audio(120), backend)
     assert sorted(backend.cancelled) == sorted(second for second, _ in backend.heard if second != seconds[0])
 
@@ -180,7 +182,7 @@ async def test_channels_are_heard_apart() -> None:
     assert transcript is not None
     assert 2 == transcript.channels
     assert {0, 1} == {segment.channel for segment in transcript.segments}
-    starts = [segment.start for segment in transcript.segments]
+    starts = [segment.start_sample for segment in transcript.segments]
     assert sorted(starts) == starts
 
 
@@ -212,7 +214,7 @@ async def test_without_detection_windows_are_plain() -> None:
 )
 def test_a_model_refuses_what_it_cannot_honour(options: Options, code: str) -> None:
     """Languages and tasks that the checkpoint lacks are the caller's mistake, before anything runs."""
-    model = Model("demo", FakeBackend(), translates=False)
+    model = Model(ModelInfo("demo", translates=False), FakeBackend())
     with pytest.raises(OptionError) as caught:
         model.transcribe(audio(1), options)
     assert code == caught.value.code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,17 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from tests.strategies import PROBABILITIES
-from tickertape import vad
-from tickertape.errors import IncompleteCheckpoint
-from tickertape.types import SAMPLE_RATE, Samples, Span
-from tickertape.vad import BLOCK, CONTEXT, FRAME, Detection, SpeechDetector
+from tests.support.sounds import NOISES, silence, voice
+from tests.support.strategies import PROBABILITIES
+from tickertape.audio import vad
+from tickertape.audio.vad import BLOCK, CONTEXT, FRAME, Detection, SpeechDetector
+from tickertape.errors import IncompleteCheckpointError
+from tickertape.types import SAMPLE_RATE, Span
 
 SECOND = SAMPLE_RATE
-REAL = Path(__file__).parents[2] / "shared" / "audio"  # real recordings, where the workplace has them
-FORMANTS = ((730, 1090, 2440), (270, 2290, 3010), (530, 1840, 2480), (300, 870, 2240), (570, 840, 2410))  # Hz, vowels
+REAL = Path(__file__).parents[3] / "shared" / "audio"  # real recordings, where the workplace has them
 ALL = Detection(min_speech_ms=0, doubtful_ms=0)
 
 
@@ -31,77 +29,6 @@ ALL = Detection(min_speech_ms=0, doubtful_ms=0)
 def detector() -> SpeechDetector:
     """One for all tests: it keeps nothing between calls."""
     return SpeechDetector()
-
-
-def voice(seconds: float) -> Samples:
-    """Sung vowels, five a second: harmonics of a gliding pitch through the resonances of a throat."""
-    time = np.arange(round(seconds * SECOND)) / SECOND
-    syllable = (time * 5).astype(int)
-    vowels = np.random.default_rng(2).integers(0, len(FORMANTS), syllable[-1] + 1)[syllable]
-    pitch = 120 + 25 * np.sin(2 * np.pi * 0.7 * time) + 10 * np.sin(2 * np.pi * 2.3 * time)
-    phase = 2 * np.pi * np.cumsum(pitch) / SECOND
-    sound = np.zeros_like(time)
-    for harmonic in range(1, 33):
-        frequency = pitch * harmonic
-        loudness = np.zeros_like(time)
-        for resonance, width, weight in zip(np.transpose(FORMANTS), (60, 90, 120), (1, 0.6, 0.3), strict=True):
-            loudness += weight / (1 + ((frequency - resonance[vowels]) / width) ** 2)
-        sound += loudness * (frequency < 7_000) * np.sin(harmonic * phase) / np.sqrt(harmonic)
-    sound *= np.sqrt(np.sin(np.pi * (time * 5 % 1)))
-    return (0.4 * sound / np.abs(sound).max()).astype(np.float32)
-
-
-def silence(seconds: float) -> Samples:
-    """Digital silence."""
-    return np.zeros(round(seconds * SECOND), np.float32)
-
-
-TIME = np.arange(30 * SECOND) / SECOND
-
-
-def tones(*hertz: float) -> NDArray[np.float64]:
-    """Steady tones together."""
-    return 0.3 * sum((np.sin(2 * np.pi * frequency * TIME) for frequency in hertz), np.zeros_like(TIME))
-
-
-def hum(mains: float, overtones: int) -> NDArray[np.float64]:
-    """The mains and its overtones."""
-    return 0.2 * sum((np.sin(2 * np.pi * mains * k * TIME) / k for k in range(1, overtones)), np.zeros_like(TIME))
-
-
-def noise(slope: float = 0) -> NDArray[np.float64]:
-    """Noise whose spectrum falls with frequency to the power of `slope`: 0 white, 0.5 pink, 1 brown."""
-    spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(len(TIME)))
-    sound = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** slope, len(TIME))
-    return sound / np.abs(sound).max()
-
-
-def clicks() -> NDArray[np.float64]:
-    """Single samples, fifty of them."""
-    sound = np.zeros_like(TIME)
-    sound[np.random.default_rng(1).integers(0, len(TIME), 50)] = 0.9
-    return sound
-
-
-# What is on telephone lines besides speech, half a minute each.
-NOISES: dict[str, Callable[[], NDArray[np.float64]]] = {
-    "silence": lambda: np.zeros_like(TIME),
-    "offset": lambda: np.full_like(TIME, 0.3),
-    "white noise": noise,
-    "pink noise": lambda: noise(0.5),
-    "brown noise": lambda: noise(1),
-    "surging noise": lambda: noise() * (1 + np.sin(2 * np.pi * 4 * TIME)) / 2,
-    "hum of 50 Hz": lambda: hum(50, 8),
-    "hum of 60 Hz": lambda: hum(60, 20),
-    "concert pitch": lambda: tones(440),
-    "high tone": lambda: tones(3_000),
-    "dial tone": lambda: tones(350, 440),
-    "ringing": lambda: tones(440, 480) * (TIME % 6 < 2),
-    "busy": lambda: tones(480, 620) * (TIME % 1 < 0.5),
-    "keys": lambda: tones(770, 1_336) * (TIME % 1 < 0.2),
-    "sweep": lambda: 0.5 * np.sin(2 * np.pi * np.cumsum(100 + 780 * (TIME % 5)) / SECOND),
-    "clicks": clicks,
-}
 
 
 @pytest.mark.parametrize("level", [1.0, 0.01])
@@ -212,7 +139,7 @@ def test_short_hesitant_spans_are_doubted(peak: float, expected: list[Span]) -> 
 def test_the_model_can_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without faster-whisper the error says what to install."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(IncompleteCheckpoint, match="install faster-whisper"):
+    with pytest.raises(IncompleteCheckpointError, match="install faster-whisper"):
         SpeechDetector()
 
 

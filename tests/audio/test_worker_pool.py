@@ -20,32 +20,46 @@ import numpy as np
 import psutil
 import pytest
 
-from tests import harmful
-from tests.audio_factory import encode, recording, speech
-from tests.fakes import TEXT, model, wav
-from tests.harmful import ABORT, BUG, FAULT, FULL, HANG, KILL, ONCE, SPIN, holds
-from tickertape import audio, decoders
-from tickertape.api import create_app
-from tickertape.audio import Limits
-from tickertape.decoder import MEMORY
-from tickertape.decoders import Decoders
-from tickertape.errors import AudioError, HarmfulAudio, OptionError, Overloaded, ShuttingDown, TickertapeError
-from tickertape.settings import Settings
+from tests.support import harmful
+from tests.support.audio_factory import encode, recording, speech
+from tests.support.fakes import TEXT, model, wav
+from tests.support.harmful import ABORT, BUG, FAULT, FULL, HANG, KILL, ONCE, SPIN, holds
+from tests.support.logs import LOG
+from tests.support.waiting import TIMEOUT
+from tickertape.audio import decode as audio
+from tickertape.audio import worker_pool
+from tickertape.audio.limits import Limits
+from tickertape.audio.worker import MAX_HEAP_BYTES
+from tickertape.audio.worker_pool import Decoders
+from tickertape.errors import (
+    AudioError,
+    HarmfulAudioError,
+    OptionError,
+    OverloadedError,
+    ShuttingDownError,
+    TickertapeError,
+)
+from tickertape.server.app import create_app
+from tickertape.server.settings import Settings
 from tickertape.types import Audio
 
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 120.0  # seconds for whatever a test waits for, on a busy machine
-pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="recordings are decoded in threads here")
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="recordings are decoded in threads here"),
+]
 
 
 class Told:
-    """Decoders, and what they tell the operator."""
+    """Decoders, and what they log."""
 
-    def __init__(self, count: int = 2, *, timeout: float = PATIENCE, target: str = harmful.DECODE) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-        self.decoders = Decoders(
-            count, timeout=timeout, tell=lambda line, **facts: self.lines.append((line, facts)), target=target
-        )
+    def __init__(self, count: int = 2, *, timeout: float = TIMEOUT, target: str = harmful.DECODE) -> None:
+        self.decoders = Decoders(count, timeout=timeout, target=target)
+
+    @property
+    def lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """The messages in the log, and their fields."""
+        return [(record.getMessage(), vars(record)["fields"]) for record in LOG.records]
 
     async def decode(self, data: bytes, **options: Any) -> Audio:
         return await self.decoders.decode(io.BytesIO(data), **{"limits": Limits(), **options})
@@ -81,7 +95,7 @@ def workers(pid: int | None = None) -> set[int]:
 
 def eventually(condition: Callable[[], object]) -> None:
     """Wait until it holds; fails if it never does."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -183,7 +197,7 @@ async def test_a_recording_that_kills_costs_two_processes(told: Told, word: byte
     """It is tried once more and then refused; the operator hears of both; other recordings do not notice."""
     poison = asyncio.ensure_future(told.decode(word))
     others = await asyncio.gather(*(told.decode(wav(1.0)) for _ in range(6)))
-    with pytest.raises(HarmfulAudio, match="Two audio decoders died"):
+    with pytest.raises(HarmfulAudioError, match="Two audio decoders died"):
         await poison
     assert {1.0} == {each.seconds for each in others}
     assert [("an audio decoder died", {"status": status})] * 2 == told.lines
@@ -208,7 +222,7 @@ async def test_a_process_that_is_killed_costs_nobody_a_recording(tmp_path: Path)
 async def test_a_recording_without_an_end_is_refused_at_once(word: bytes) -> None:
     """Whether it waits or computes, its process ends when its time is up, and it gets no other."""
     with opened(1, timeout=1.0) as told:
-        with pytest.raises(HarmfulAudio, match="more than 1 seconds"):
+        with pytest.raises(HarmfulAudioError, match="more than 1 seconds"):
             await told.decode(word)
         assert [("an audio decoder came to no end", {"seconds": 1.0})] == told.lines
         assert set() == workers()
@@ -228,8 +242,8 @@ async def test_the_unexpected_is_told_without_what_it_says(told: Told) -> None:
 
 async def test_a_decoder_that_cannot_start_is_a_503() -> None:
     """Where no process comes up, the recording is not to blame."""
-    with opened(1, target="tests.harmful:missing") as told:
-        with pytest.raises(Overloaded, match="could be started"):
+    with opened(1, target="tests.support.harmful:missing") as told:
+        with pytest.raises(OverloadedError, match="could be started"):
             await told.decode(wav(1.0))
         assert [("an audio decoder did not start", {"status": 1})] == told.lines
 
@@ -238,11 +252,11 @@ async def test_it_is_a_400_over_http_and_others_get_their_text() -> None:
     """The sender of a harmful recording is told so; requests beside it are answered."""
     with opened(2) as told:
         settings = Settings(body_limit=2**20, upload_room=2**24, max_audio_seconds=60)
-        app = create_app({"demo": model()}, settings, emit=lambda _: None, decoders=told.decoders)
+        app = create_app({"demo": model()}, settings, decoders=told.decoders)
 
         async def ask(data: bytes) -> httpx.Response:
             url, form = "/v1/audio/transcriptions", {"model": "demo"}
-            return await client.post(url, data=form, files={"file": ("a", data)}, timeout=PATIENCE)
+            return await client.post(url, data=form, files={"file": ("a", data)}, timeout=TIMEOUT)
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             answers = await asyncio.gather(*map(ask, [ABORT, *[wav()] * 5, FAULT]))
@@ -250,7 +264,7 @@ async def test_it_is_a_400_over_http_and_others_get_their_text() -> None:
     assert [(400, "harmful_audio")] * 2 == errors
     assert [TEXT] * 5 == [answer.json()["text"] for answer in answers[1:-1]]
     service = app.state.service
-    assert (0, 0.0, 0) == (service.uploads.taken, service.admission.in_flight, service.door.inside)
+    assert (0, 0.0, 0) == (service.uploads.taken, service.admission.in_flight, service.requests.active)
 
 
 # -- life and death ------------------------------------------------------------------------------------------------
@@ -258,7 +272,7 @@ async def test_it_is_a_400_over_http_and_others_get_their_text() -> None:
 
 async def test_processes_come_with_the_work_and_go_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """None before the first recording, as many as are decoded at once, and one when nothing has come for a while."""
-    monkeypatch.setattr(decoders, "IDLE", 0.0)
+    monkeypatch.setattr(worker_pool, "IDLE", 0.0)
     with opened(2) as told:
         assert set() == workers()
         both = [await begun(told, word) for word in (HANG, SPIN)]
@@ -301,9 +315,9 @@ async def test_closing_gives_up_what_is_under_way() -> None:
     with opened(1) as told:
         task = await begun(told, HANG)
         told.decoders.close()
-        with pytest.raises(ShuttingDown):
+        with pytest.raises(ShuttingDownError):
             await task
-        with pytest.raises(ShuttingDown):
+        with pytest.raises(ShuttingDownError):
             await told.decode(wav(1.0))
         assert [] == told.lines
 
@@ -325,11 +339,11 @@ async def test_forgotten_decoders_take_their_processes_along() -> None:
 
 PARENT = """
 import asyncio, io
-from tickertape.audio import Limits
-from tickertape.decoders import Decoders
+from tickertape.audio.limits import Limits
+from tickertape.audio.worker_pool import Decoders
 
 async def main():
-    decoders = Decoders(2, timeout=600, target="tests.harmful:decode")
+    decoders = Decoders(2, timeout=600, target="tests.support.harmful:decode")
     await asyncio.gather(*(decoders.decode(io.BytesIO(word), limits=Limits()) for word in (b"HANG", b"SPIN")))
 
 asyncio.run(main())
@@ -339,7 +353,7 @@ asyncio.run(main())
 @contextmanager
 def parent() -> Iterator[tuple[subprocess.Popen[bytes], set[int]]]:
     """A process of its own whose two decoders are busy for good, and they."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, cwd=ROOT) as process:
         try:
             eventually(lambda: any(holds(pid, 4) for pid in workers(process.pid)) and 2 == len(workers(process.pid)))
@@ -373,13 +387,13 @@ def test_a_process_dumps_no_core_and_has_its_limits() -> None:
     with parent() as (_, busy):
         for pid in busy:
             assert (0, 0) == psutil.Process(pid).rlimit(psutil.RLIMIT_CORE)
-            assert psutil.Process(pid).rlimit(psutil.RLIMIT_DATA)[0] <= MEMORY
+            assert psutil.Process(pid).rlimit(psutil.RLIMIT_DATA)[0] <= MAX_HEAP_BYTES
 
 
 def test_a_process_imports_little() -> None:
     """A decoder's memory is that of PyAV and numpy: nothing of the service around it is imported."""
     heavy = {"ray", "gradio", "openvino", "fastapi", "pydantic", "scipy", "ctranslate2", "asyncio", "subprocess"}
-    code = "import sys, tickertape.decoder; print(*sys.modules)"
+    code = "import sys, tickertape.audio.decode, tickertape.audio.worker; print(*sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert "av" in imported.split()
     assert set() == heavy & set(imported.split())

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.chromium import EXAMPLES, PATIENCE, Page, driver
-from tests.fakes import Serving
-from tickertape import ui
-from tickertape.api import create_app
-from tickertape.audio import decode
+from tests.support.chromium import EXAMPLES, Page, driver
+from tests.support.fakes import Serving
+from tests.support.waiting import TIMEOUT
+from tickertape.audio.decode import decode
+from tickertape.engine.batching import LocalBackend
 from tickertape.errors import DecodeError
-from tickertape.local import LocalBackend
 from tickertape.pipeline import Model
-from tickertape.settings import Settings
-from tickertape.types import Decoded, Options, Segment, Window, Word
+from tickertape.server.app import create_app
+from tickertape.server.page import app
+from tickertape.server.settings import Settings
+from tickertape.types import Decoded, ModelInfo, Options, Segment, Window, Word
 
 __all__ = ["driver"]  # the fixture, for the tests beside this file
 
@@ -51,7 +52,7 @@ class Prompter:
         self.asked += options
         gate = self.gate
         if gate is not None and windows[0].start >= self.held_from:
-            gate.wait(PATIENCE)
+            gate.wait(TIMEOUT)
         return [self._say(window, wish) for window, wish in zip(windows, options, strict=True)]
 
     def _say(self, window: Window, wish: Options) -> Decoded:
@@ -77,13 +78,13 @@ def prompter() -> Prompter:
 def server(prompter: Prompter) -> Iterator[str]:
     """The address of the page."""
     models = {
-        "banking": Model("banking", LocalBackend(prompter), languages=("en", "de", "fr", "es")),
-        "calls-en": Model("calls-en", LocalBackend(prompter), translates=False),
+        "banking": Model(ModelInfo("banking", languages=("en", "de", "fr", "es")), LocalBackend(prompter)),
+        "calls-en": Model(ModelInfo("calls-en", translates=False), LocalBackend(prompter)),
     }
     settings = Settings(body_limit=25 * 2**20, max_audio_seconds=600)
 
     async def build() -> Any:
-        return ui.mount(create_app(models, settings, emit=lambda _: None))
+        return app.mount(create_app(models, settings))
 
     with Serving(asyncio.run(build())) as url:
         yield url

@@ -15,15 +15,20 @@ import httpx
 import pytest
 
 from tests.browser.conftest import Prompter, held
-from tests.chromium import EXAMPLES, PATIENCE, Page
-from tests.fakes import wav
-from tickertape.local import BATCH
+from tests.support.chromium import EXAMPLES, Page
+from tests.support.fakes import wav
+from tests.support.waiting import TIMEOUT
+from tickertape.engine.batching import BATCH
 from tickertape.types import SAMPLE_RATE
 
 SAVINGS = "Transfer $250 to savings."
 LOST = "I lost my debit card in Chicago. The last four digits are 4421."
 
-pytestmark = pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("default"),  # selenium's own warnings are not ours
+]
 
 
 def test_a_clip_is_uploaded_and_read_along(page: Page) -> None:
@@ -55,6 +60,19 @@ def test_what_is_said_into_the_microphone_is_read(page: Page, prompter: Prompter
     page.until(lambda: page.run(found))  # its length, and its beginning again
     page.run("const s = document.querySelector('#tt-seek'); s.value = 1.5; s.dispatchEvent(new Event('input'))")
     assert 1.5 == pytest.approx(page.run("return document.querySelector('#tt-audio').currentTime"), abs=0.1)
+
+
+def test_a_skipped_message_is_made_up_for(page: Page) -> None:
+    """If the browser skips a message, the end of the transcription restores the rows, words and times included."""
+    page.run("window.news = []; tickertape.addEventListener('update', ({detail}) => news.push(detail))")
+    page.upload(EXAMPLES / "lost-card.flac")
+    page.done()
+    table = "return document.querySelector('#tt-table tbody').innerHTML"
+    complete = page.run(table)
+    page.run("document.querySelector('#tt-table tbody tr').remove()")
+    page.run("tickertape.dispatchEvent(new CustomEvent('update', { detail: news.at(-1) }))")
+    assert [LOST] == page.done()
+    assert complete == page.run(table)
 
 
 def test_a_bad_file_gets_a_sentence(page: Page, tmp_path: Path) -> None:
@@ -130,7 +148,7 @@ def test_the_code_makes_the_same_request(page: Page, prompter: Prompter, tmp_pat
 
 def ran(command: list[str], folder: Path) -> str:
     """What a command prints that ends well."""
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=TIMEOUT).stdout
 
 
 def test_the_code_follows_every_choice(page: Page, server: str) -> None:
@@ -246,7 +264,7 @@ def test_a_file_takes_the_place_of_what_is_being_recorded(page: Page, prompter: 
 
 def in_flight(server: str) -> float:
     """Requests that the server is answering, by its own count."""
-    lines = httpx.get(f"{server}/metrics", timeout=PATIENCE).text.splitlines()
+    lines = httpx.get(f"{server}/metrics", timeout=TIMEOUT).text.splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("tickertape_requests_in_flight "))
 
 
@@ -290,7 +308,7 @@ def test_everything_is_reached_by_keyboard(page: Page) -> None:
         "Record",
         "Spoken language",
         "Transcribe",
-        "Follow along word by word",
+        "Highlight words during playback",
         "Transfer to savings",
     ]
     places = [next(n for n, name in enumerate(seen) if wanted in name) for wanted in order]

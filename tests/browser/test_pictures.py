@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 
-from tests.chromium import EXAMPLES, Page
-from tests.fakes import Serving
-from tickertape import ui
-from tickertape.alone import open_models
-from tickertape.api import create_app
-from tickertape.errors import CheckpointMissing
-from tickertape.roster import sources
-from tickertape.settings import Settings
+from tests.support.chromium import EXAMPLES, Page
+from tests.support.fakes import Serving
+from tickertape.errors import CheckpointNotFoundError
+from tickertape.server.app import create_app
+from tickertape.server.models import model_sources
+from tickertape.server.page import app
+from tickertape.server.run import open_models
+from tickertape.server.settings import Settings
 
-pytestmark = pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("default"),  # selenium's own warnings are not ours
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +30,13 @@ def real() -> Iterator[str]:
     """The address of the page over the demo checkpoint."""
     settings = Settings(threads=1).resolve()
     try:
-        sources(settings)
-    except CheckpointMissing as error:
+        model_sources(settings)
+    except CheckpointNotFoundError as error:
         pytest.skip(f"the demo checkpoint is not here: {error.message}")
 
     async def build() -> Any:
         models = await asyncio.to_thread(open_models, settings)
-        return ui.mount(create_app(models, settings, emit=lambda _: None))
+        return app.mount(create_app(models, settings))
 
     with Serving(asyncio.run(build())) as url:
         yield url

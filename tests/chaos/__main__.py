@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.chaos import scenarios
 from tests.chaos.scenarios import Figures
-from tests.service import Service
+from tests.support.service import Service
 
 SHARED: dict[str, Callable[[Service, Path], Figures]] = {
     name.partition("_")[0]: getattr(scenarios, name)

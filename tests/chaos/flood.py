@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import httpx
 
 IDLE = 5.0  # seconds after which a kept connection is not used again; the service keeps them for 10
-PATIENCE = 60.0  # seconds that a request may take
+REQUEST_TIMEOUT = 60.0  # seconds that a request may take
 BROKEN = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError, ValueError)
 
 
@@ -62,7 +62,7 @@ class Flood:
     async def _one(self) -> None:
         begun = time.monotonic()
         try:
-            status = await asyncio.wait_for(self._ask(), PATIENCE)
+            status = await asyncio.wait_for(self._ask(), REQUEST_TIMEOUT)
         except BROKEN as error:
             status = type(error).__name__
         self.outcomes.append((time.monotonic() - begun, status))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.audio_factory import encode, speech
-from tests.service import Service
+from tests.support.audio_factory import encode, speech
+from tests.support.service import Service
 
 CLIENTS = 8
 FORMATS = (("wav", "pcm_s16le"), ("mp3", "libmp3lame"), ("mp4", "aac"), ("ogg", "libopus"), ("webm", "libopus"),

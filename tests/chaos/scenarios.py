@@ -1,6 +1,6 @@
 """What may happen to a service under load: kills, floods, clients that leave. Each returns figures and a verdict.
 
-The engine is `tests.slow`, whose time per call is known, so that the figures are those of the service around it.
+The engine is `tests.support.slow`, whose time per call is known, so the figures are those of the service around it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,26 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.audio_factory import LONG, encode, speech
 from tests.chaos.flood import Flood
 from tests.chaos.mutants import sent
-from tests.harmful import holds
-from tests.service import Clients, Service, calls, expected_text, free_port, pss, sound, started, wait_until_ready
-from tests.slow import HANG, POISON
+from tests.support.audio_factory import LONG, encode, speech
+from tests.support.harmful import holds
+from tests.support.service import (
+    Clients,
+    Service,
+    calls,
+    expected_text,
+    free_port,
+    pss,
+    sound,
+    started,
+    wait_until_ready,
+)
+from tests.support.slow import HANG, POISON
+from tests.support.waiting import TIMEOUT, wait_until
 
 ENGINE, API, PROXY, CONTROLLER = "engine-slow", "tickertape:tickertape", "ProxyActor", "ServeController"
-DECODER = "tickertape.decoder"
+DECODER = "tickertape.audio.worker"
 Figures = dict[str, Any]
 
 
@@ -38,7 +49,7 @@ Figures = dict[str, Any]
 def slow_service(seconds: float, *flags: str) -> Iterator[tuple[Service, Path]]:
     """A service on Ray around the slow engine, and the folder in which its engines write."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        fixed = ["--engine", "tests.slow:engine", "--model", f"slow={seconds}:{folder}", "--no-page"]
+        fixed = ["--engine", "tests.support.slow:engine", "--model", f"slow={seconds}:{folder}", "--no-page"]
         with started(*fixed, "--cpus-per-replica", "1", *flags) as service:
             yield service, Path(folder)
 
@@ -301,10 +312,9 @@ def c6_drain(service: Service, folder: Path) -> Figures:
         time.sleep(0.5)
         service.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
-        while service.get("/readyz").status_code == 200:
-            time.sleep(0.01)
+        wait_until(lambda: service.get("/readyz").status_code != 200)
         red = time.monotonic() - signalled
-        while not all(each.done() for each in asked):
+        while not all(each.done() for each in asked) and time.monotonic() - signalled < TIMEOUT:
             late[str(service.transcribe().status_code)] += 1
         finished = sum(each.result().status_code == 200 for each in asked)
         done = time.monotonic() - signalled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import itertools
 import json
@@ -20,20 +21,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.checkpoint_factory import make_adapter, make_checkpoint, write_safetensors
-from tickertape import convert, sources
-from tickertape.checkpoints import MANIFEST, Prepared, load, prepare
+from tests.support.checkpoint_factory import make_adapter, make_checkpoint, write_safetensors
+from tickertape.checkpoints import ctranslate2 as convert
+from tickertape.checkpoints import source as sources
+from tickertape.checkpoints.cache import MANIFEST
+from tickertape.checkpoints.config import Dimensions, check_weights
+from tickertape.checkpoints.lora import merge_adapter
+from tickertape.checkpoints.openvino_export import write_encoder
+from tickertape.checkpoints.prepare import Prepared, load, prepare
+from tickertape.checkpoints.safetensors import Weights, read_weights
 from tickertape.errors import (
+    CacheError,
     CheckpointError,
-    CheckpointMissing,
-    CorruptCheckpoint,
-    IncompleteCheckpoint,
-    NotWhisper,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    IncompleteCheckpointError,
+    NotWhisperError,
     OptionError,
-    UnsafeCheckpoint,
+    UnsafeCheckpointError,
 )
 from tickertape.types import Notice
-from tickertape.weights import Dimensions, Weights, check_weights, merge_adapter, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,7 @@ def rules(prepared: Prepared) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_prepared(micro: Path, tmp_path: Path) -> None:
     """A Hugging Face folder becomes a folder that CTranslate2 opens, with encoder, tokenizer and description."""
     prepared = prepare(micro, cache=tmp_path)
@@ -123,6 +131,7 @@ def test_every_storage_type_loads(compute_type: str, small: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("shape", "languages", "mels", "last"), [
     ("micro.en", 0, 80, 50_362), ("micro.v3", 100, 128, 50_364), ("custom", 99, 80, 464)])  # fmt: skip
+@pytest.mark.slow
 def test_other_layouts_are_described(shape: str, languages: int, mels: int, last: int, tmp_path: Path) -> None:
     """English-only models, 128 mels with 100 languages, and a vocabulary of one's own."""
     prepared = prepare(make_checkpoint(tmp_path / "model", shape), cache=tmp_path)
@@ -175,6 +184,7 @@ def test_converting_leaves_the_weights_as_they_were(small: Path, tmp_path: Path)
     assert all(np.array_equal(before[name], weights[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_slow_tokenizer_is_built(small: Path, tmp_path: Path) -> None:
     """vocab.json, merges.txt and added_tokens.json stand in for tokenizer.json."""
     slow = make_checkpoint(tmp_path / "slow", "custom", slow_tokenizer=True)
@@ -212,10 +222,10 @@ def test_a_ctranslate2_folder_is_used_as_it_is(small: Path, tmp_path: Path) -> N
     same = ("dimensions", "languages", "special_tokens")
     assert [getattr(ours, name) for name in same] == [getattr(described, name) for name in same]
     (theirs / "model.bin").write_bytes((theirs / "model.bin").read_bytes()[:-100])
-    with pytest.raises(CorruptCheckpoint):
+    with pytest.raises(CorruptCheckpointError):
         prepare(theirs)
     (theirs / "tokenizer.json").unlink()
-    with pytest.raises(IncompleteCheckpoint, match="copy_files"):
+    with pytest.raises(IncompleteCheckpointError, match="copy_files"):
         prepare(theirs)
 
 
@@ -233,6 +243,7 @@ def test_a_changed_source_gives_another_folder(copy: Path, tmp_path: Path) -> No
     ("name", "damage"),
     list(itertools.product(("model.bin", "encoder.bin", "tokenizer.json", MANIFEST), ("flip", "cut", "remove"))),
 )
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew(name: str, damage: str, small: Path, tmp_path: Path) -> None:
     """A file that differs from the manifest is never used: the folder is made again from the source, with a notice."""
     prepared = prepare(small, cache=tmp_path)
@@ -250,7 +261,7 @@ def test_a_damaged_folder_without_source_is_refused(small: Path, tmp_path: Path)
     """A prepared folder given as MODEL cannot be made again, so that damage is an error."""
     folder = prepare(small, cache=tmp_path).folder
     flip(folder / "model.bin")
-    with pytest.raises(CorruptCheckpoint, match="prepare the model again"):
+    with pytest.raises(CorruptCheckpointError, match="prepare the model again"):
         load(folder)
 
 
@@ -262,9 +273,10 @@ def test_leftovers_of_a_killed_process_are_removed(small: Path, tmp_path: Path) 
     assert [folder.name] == [path.name for path in folder.parent.iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_get_the_same_folder(small: Path, tmp_path: Path) -> None:
     """Whoever comes second waits for the first and finds its work."""
-    script = (f"from pathlib import Path; from tickertape.checkpoints import prepare; "
+    script = (f"from pathlib import Path; from tickertape.checkpoints.prepare import prepare; "
               f"print(prepare({str(small)!r}, cache=Path({str(tmp_path)!r})).folder)")  # fmt: skip
     both = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate(timeout=120)[0].strip() for process in both}
@@ -276,6 +288,61 @@ def test_an_index_that_cannot_be_written_only_costs_time(small: Path, tmp_path: 
     """A read-only or damaged index is no reason to fail."""
     (tmp_path / "index.json").mkdir()
     assert isinstance(prepare(small, cache=tmp_path), Prepared)
+
+
+def denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_file_in_place_of_the_cache_folder_is_explained(small: Path, tmp_path: Path) -> None:
+    """The error names the folder, the reason and the remedy in one line."""
+    (tmp_path / "file").write_text("in the way")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(CacheError, match=f"{cache} cannot be written .*XDG_CACHE_HOME") as caught:
+            prepare(small, cache=cache)
+        assert "\n" not in caught.value.message
+        assert "cache_not_writable" == caught.value.code
+
+
+def test_a_cache_without_permission_is_explained(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be created or written is a `CacheError`; a model that is there already is used."""
+    found = prepare(small, cache=tmp_path / "cache")
+    monkeypatch.setattr(Path, "mkdir", denied)
+    assert found.folder == prepare(small, cache=tmp_path / "cache").folder
+    with pytest.raises(CacheError, match="Permission denied"):
+        prepare(small, cache=tmp_path / "other")
+
+
+@pytest.mark.parametrize("most", [100, 20_000, 200_000])
+def test_a_full_disk_is_explained(most: int, small: Path, tmp_path: Path) -> None:
+    """A write that fails midway is a `CacheError` and leaves no folder; with room the next attempt succeeds."""
+    script = (f"import resource; from pathlib import Path; from tickertape.checkpoints.prepare import prepare\n"
+              f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, resource.RLIM_INFINITY))\n"
+              f"try: prepare({str(small)!r}, cache=Path({str(tmp_path)!r}))\n"
+              f"except Exception as error: print(type(error).__name__, error)")  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.startswith("CacheError the cache folder"), run.stdout
+    assert [] == [path for path in tmp_path.glob("prepared/*") if path.is_dir()]
+    assert isinstance(prepare(small, cache=tmp_path), Prepared)
+
+
+def test_an_encoder_that_cannot_be_written_is_an_os_error(small: Path, tmp_path: Path) -> None:
+    """OpenVINO's own exception becomes an `OSError`, as of any file that cannot be written."""
+    (tmp_path / "encoder.bin").mkdir()
+    source = sources.find(small)
+    with pytest.raises(OSError, match="could not write"):
+        write_encoder(source.weights(), source.dimensions, tmp_path / "encoder.xml")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_explained(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing permissions on the source and impossible paths are checkpoint errors."""
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        prepare("x" * 5000, cache=tmp_path)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(CheckpointError, match=r"cannot be read .*permissions"):
+        prepare(small, cache=tmp_path)
 
 
 # --- adapters
@@ -313,14 +380,14 @@ def test_a_base_can_be_named_instead_of_the_adapters_own(small: Path, tmp_path: 
     """`base` overrides base_model_name_or_path, which often is a path on another machine."""
     halves = lora(small, ["model.encoder.layers.0.fc1"])
     adapter = make_adapter(tmp_path / "adapter", "/nowhere/base", halves)
-    with pytest.raises(CheckpointMissing):
+    with pytest.raises(CheckpointNotFoundError):
         prepare(adapter, cache=tmp_path)
     assert "adapter" == prepare(adapter, base=small, cache=tmp_path).name
 
 
 @pytest.mark.parametrize(("config", "error"), [
     ({"use_dora": True}, CheckpointError), ({"fan_in_fan_out": True}, CheckpointError),
-    ({"peft_type": "IA3"}, CheckpointError), ({"lora_alpha": None}, IncompleteCheckpoint)])  # fmt: skip
+    ({"peft_type": "IA3"}, CheckpointError), ({"lora_alpha": None}, IncompleteCheckpointError)])  # fmt: skip
 def test_other_adapters_are_refused(config: dict[str, object], error: type, small: Path, tmp_path: Path) -> None:
     """What is not a plain sum is not guessed at."""
     adapter = make_adapter(tmp_path / "adapter", str(small), lora(small, ["model.encoder.layers.0.fc1"]), **config)
@@ -335,9 +402,9 @@ def test_an_adapter_of_another_model_is_refused(small: Path) -> None:
     half = np.zeros((4, 4), np.float32)
     for name in ("model.encoder.layers.9.fc1", "model.encoder.layers.0.fc1"):
         adapter = Weights({f"{name}.lora_A.weight": ("F32", half), f"{name}.lora_B.weight": ("F32", half)})
-        with pytest.raises(CorruptCheckpoint, match="base"):
+        with pytest.raises(CorruptCheckpointError, match="base"):
             merge_adapter(base, adapter, config)
-    with pytest.raises(IncompleteCheckpoint):
+    with pytest.raises(IncompleteCheckpointError):
         merge_adapter(base, Weights({"model.encoder.layers.0.fc1.lora_A.weight": ("F32", half)}), config)
 
 
@@ -374,26 +441,26 @@ def writing(name: str, text: str) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(("damage", "error", "hint"), [
-    (pickled, UnsafeCheckpoint, "save_pretrained"),
-    (cut, CorruptCheckpoint, "again"),
-    (without_tensor, IncompleteCheckpoint, "missing"),
-    (infinite, CorruptCheckpoint, "NaN"),
-    (removing("model.safetensors"), IncompleteCheckpoint, "save_pretrained"),
-    (removing("config.json"), IncompleteCheckpoint, "config.json"),
-    (removing("tokenizer.json"), IncompleteCheckpoint, "another model's"),
-    (writing("tokenizer.json", "{"), CorruptCheckpoint, "tokenizer.json"),
-    (writing("config.json", "{"), CorruptCheckpoint, "config.json"),
-    (writing("config.json", "[]"), CorruptCheckpoint, "config.json"),
-    (writing("model.safetensors", ""), CorruptCheckpoint, "again"),
-    (writing("model.safetensors", "version https://git-lfs.github.com/spec/v1"), CorruptCheckpoint, "again"),
-    (lambda f: edit(f / "config.json", model_type="wav2vec2"), NotWhisper, "wav2vec2"),
-    (lambda f: edit(f / "config.json", activation_function="relu"), NotWhisper, "activation"),
-    (lambda f: edit(f / "config.json", d_model=None), IncompleteCheckpoint, "d_model"),
-    (lambda f: edit(f / "config.json", d_model=128), CorruptCheckpoint, "shape"),
-    (lambda f: edit(f / "config.json", d_model=-64), CorruptCheckpoint, "sizes"),
-    (lambda f: edit(f / "config.json", encoder_layers=10**9), CorruptCheckpoint, "sizes"),
-    (lambda f: edit(f / "config.json", decoder_layers=9), IncompleteCheckpoint, "missing"),
-    (lambda f: edit(f / "generation_config.json", decoder_start_token_id=7), CorruptCheckpoint, "same model"),
+    (pickled, UnsafeCheckpointError, "save_pretrained"),
+    (cut, CorruptCheckpointError, "again"),
+    (without_tensor, IncompleteCheckpointError, "missing"),
+    (infinite, CorruptCheckpointError, "NaN"),
+    (removing("model.safetensors"), IncompleteCheckpointError, "save_pretrained"),
+    (removing("config.json"), IncompleteCheckpointError, "config.json"),
+    (removing("tokenizer.json"), IncompleteCheckpointError, "another model's"),
+    (writing("tokenizer.json", "{"), CorruptCheckpointError, "tokenizer.json"),
+    (writing("config.json", "{"), CorruptCheckpointError, "config.json"),
+    (writing("config.json", "[]"), CorruptCheckpointError, "config.json"),
+    (writing("model.safetensors", ""), CorruptCheckpointError, "again"),
+    (writing("model.safetensors", "version https://git-lfs.github.com/spec/v1"), CorruptCheckpointError, "again"),
+    (lambda f: edit(f / "config.json", model_type="wav2vec2"), NotWhisperError, "wav2vec2"),
+    (lambda f: edit(f / "config.json", activation_function="relu"), NotWhisperError, "activation"),
+    (lambda f: edit(f / "config.json", d_model=None), IncompleteCheckpointError, "d_model"),
+    (lambda f: edit(f / "config.json", d_model=128), CorruptCheckpointError, "shape"),
+    (lambda f: edit(f / "config.json", d_model=-64), CorruptCheckpointError, "sizes"),
+    (lambda f: edit(f / "config.json", encoder_layers=10**9), CorruptCheckpointError, "sizes"),
+    (lambda f: edit(f / "config.json", decoder_layers=9), IncompleteCheckpointError, "missing"),
+    (lambda f: edit(f / "generation_config.json", decoder_start_token_id=7), CorruptCheckpointError, "same model"),
 ])  # fmt: skip
 def test_bad_checkpoints_are_refused(damage: Callable[[Path], object], error: type, hint: str, copy: Path,
                                      tmp_path: Path) -> None:  # fmt: skip
@@ -408,16 +475,17 @@ def test_missing_shards_and_shards_elsewhere_are_refused(tmp_path: Path) -> None
     """An index must name files that are there, in its own folder."""
     folder = make_checkpoint(tmp_path / "model", "custom", shards=3)
     (folder / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(IncompleteCheckpoint, match="1 of 3"):
+    with pytest.raises(IncompleteCheckpointError, match="1 of 3"):
         prepare(folder, cache=tmp_path)
     edit(folder / "model.safetensors.index.json", weight_map={"x": "../other.safetensors"})
-    with pytest.raises(CorruptCheckpoint, match="outside"):
+    with pytest.raises(CorruptCheckpointError, match="outside"):
         prepare(folder, cache=tmp_path)
 
 
 @pytest.mark.parametrize(("model", "error", "hint"), [
-    ("no-such-folder", CheckpointMissing, "org/name"), ("whisper-tny", CheckpointMissing, "openai/whisper-tiny"),
-    ("nobody/nothing", CheckpointMissing, "copy the model's folder")])  # fmt: skip
+    ("no-such-folder", CheckpointNotFoundError, "org/name"),
+    ("whisper-tny", CheckpointNotFoundError, "openai/whisper-tiny"),
+    ("nobody/nothing", CheckpointNotFoundError, "copy the model's folder")])  # fmt: skip
 def test_a_missing_model_is_reported(model: str, error: type, hint: str, tmp_path: Path,
                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Neither folder nor hub model; offline, only what the hub's cache holds is there."""
@@ -428,7 +496,7 @@ def test_a_missing_model_is_reported(model: str, error: type, hint: str, tmp_pat
 
 def test_single_files_are_refused(tmp_path: Path) -> None:
     """A pickle is unsafe, and other files are not a folder."""
-    for name, error in (("model.pt", UnsafeCheckpoint), ("model.safetensors", CheckpointMissing)):
+    for name, error in (("model.pt", UnsafeCheckpointError), ("model.safetensors", CheckpointNotFoundError)):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(error):
             prepare(tmp_path / name, cache=tmp_path)
@@ -500,18 +568,22 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def prepare_elsewhere(model: str, tmp_path: Path, endpoint: str, *, offline: bool = False) -> str:
-    """Prepare in a process whose hub is `endpoint`; the prepared name, or the error's."""
-    script = (f"from pathlib import Path; from tickertape.checkpoints import prepare\n"
+def prepare_elsewhere(
+    model: str, tmp_path: Path, endpoint: str, *, offline: bool = False, hub: Path | None = None
+) -> str:
+    """Prepare in a process whose hub is `endpoint`, cached in `hub`; the prepared name, or the error's."""
+    script = (f"from pathlib import Path; from tickertape.checkpoints.prepare import prepare\n"
               f"try: print(prepare({model!r}, cache=Path({str(tmp_path / 'cache')!r}), offline={offline}).name)\n"
               f"except Exception as error: print(type(error).__name__)")  # fmt: skip
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1",
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(hub or tmp_path / "hub"),
+                                "HF_HUB_DISABLE_XET": "1",
                                 "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120,
                          check=True)  # fmt: skip
     return run.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_hub_models_are_fetched_without_pickles_and_kept(copy: Path, tmp_path: Path) -> None:
     """A hub id with a revision is downloaded once, never a pickle; afterwards it needs no network."""
     (copy / "pytorch_model.bin").write_bytes(b"never fetched")
@@ -519,13 +591,15 @@ def test_hub_models_are_fetched_without_pickles_and_kept(copy: Path, tmp_path: P
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        assert "CheckpointMissing" == prepare_elsewhere("org/model", tmp_path, endpoint, offline=True)
+        assert "CheckpointNotFoundError" == prepare_elsewhere("org/model", tmp_path, endpoint, offline=True)
         assert "org/model@v2" == prepare_elsewhere("org/model@v2", tmp_path, endpoint)
         assert any("v2" in path for path in handler.requests)
         assert not any("pytorch_model.bin" in path for path in handler.requests)
-        assert "CheckpointMissing" == prepare_elsewhere("org/other", tmp_path, endpoint)
+        assert "CheckpointNotFoundError" == prepare_elsewhere("org/other", tmp_path, endpoint)
+        (tmp_path / "file").touch()
+        assert "CacheError" == prepare_elsewhere("org/model@v3", tmp_path, endpoint, hub=tmp_path / "file" / "hub")
         (copy / "model.safetensors").unlink()
-        assert "UnsafeCheckpoint" == prepare_elsewhere("org/model@pickles", tmp_path / "new", endpoint)
+        assert "UnsafeCheckpointError" == prepare_elsewhere("org/model@pickles", tmp_path / "new", endpoint)
         server.shutdown()
     assert "org/model@v2" == prepare_elsewhere("org/model@v2", tmp_path, "http://127.0.0.1:9", offline=True)
     assert "org/model@v2" == prepare_elsewhere("org/model@v2", tmp_path, "http://127.0.0.1:9")

@@ -18,20 +18,23 @@ import pytest
 from hypothesis import given
 
 import tickertape
-from tests import fakes
-from tests.audio_factory import pcm16, speech, wav
-from tests.checkpoint_factory import make_checkpoint
-from tests.strategies import transcripts
-from tickertape import cli, formats, manual, outputs, transcriber
-from tickertape.assemble import joined
-from tickertape.progress import Bar, figures
-from tickertape.recordings import Recording, find
-from tickertape.run import Script
+import tickertape.cli.main as cli
+from tests.support import fakes
+from tests.support.audio_factory import pcm16, speech, wav
+from tests.support.checkpoint_factory import make_checkpoint
+from tests.support.strategies import transcripts
+from tickertape import transcriber
+from tickertape.cli import outputs
+from tickertape.cli.inputs import Recording, find_recordings
+from tickertape.cli.progress import Bar, figures
+from tickertape.cli.transcribe import TextStream
 from tickertape.transcriber import Transcriber
+from tickertape.transcripts import formats
+from tickertape.transcripts.assembler import join_text
 from tickertape.types import Transcript
 
 SECOND = fakes.wav(1.0)
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> fakes.FakeEngine:
     """The engine behind every model that the command line loads; `engine.asked` is what it was asked."""
     fake = fakes.FakeEngine()
 
-    def load(**_: Any) -> Transcriber:
+    def load(*_: Any, **__: Any) -> Transcriber:
         model = fakes.model(engine=fake)
         return Transcriber(model, close=model.backend.close)  # type: ignore[attr-defined]
 
@@ -81,16 +84,12 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_imports_nothing_heavy() -> None:
     """What the help imports answers at once: no numpy, no rich, none of the engines."""
     code = (
-        "import sys, tickertape.cli as c; c.main(['transcribe', '--help']); print(sorted(sys.modules), file=sys.stderr)"
+        "import sys; from tickertape.cli.main import main; main(['transcribe', '--help']);"
+        " print(sorted(sys.modules), file=sys.stderr)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "rich", "av", "ctranslate2", "openvino", "scipy", "asyncio", "tokenizers", "ray", "gradio"}
     assert [name for name in sorted(heavy) if f"'{name}'" in shown.stderr] == []
-
-
-def test_the_reference_is_current() -> None:
-    """docs/reference/cli.md is what the program says of itself."""
-    assert manual.reference() == (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
 
 
 # ---- results on standard output ----
@@ -121,7 +120,7 @@ def test_one_recording_prints_any_format(
     assert cli.main(["transcribe", "call.wav", "--format", name]) == 0
     out = capsys.readouterr().out
     with Transcriber(fakes.model()) as direct:
-        assert out == formats.FORMATS[name](direct.transcribe("call.wav"))
+        assert out == formats.RENDERERS[name](direct.transcribe("call.wav"))
 
 
 def test_folders_are_searched_in_order(
@@ -143,10 +142,11 @@ def test_standard_input_is_a_recording(
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_text_in_pieces_is_the_text(transcript: Transcript) -> None:
     """What is printed segment by segment is, all together, what a text file would hold."""
-    transcript = replace(transcript, text=joined(transcript.segments))
-    script = Script(split=transcript.channels > 1)
+    transcript = replace(transcript, text=join_text(transcript.segments))
+    script = TextStream(split=transcript.channels > 1)
     pieces = "".join(script.continued([segment]) for segment in transcript.segments) + script.ended()
     assert pieces == formats.text(transcript)
 
@@ -198,14 +198,14 @@ def test_an_interrupted_run_is_carried_on(
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is replaced as a whole or not at all, whatever happens in between."""
     path = tmp_path / "call.txt"
-    outputs.write_whole(path, "old")
+    outputs.write_atomically(path, "old")
 
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        outputs.write_whole(path, "new")
+        outputs.write_atomically(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["call.txt"]
     assert path.read_text() == "old"
 
@@ -328,7 +328,9 @@ def test_a_bar_that_is_not_shown_prints_nothing(capsys: pytest.CaptureFixture[st
 
 def test_a_file_that_is_named_is_tried(calls: Path) -> None:
     """Only folders are searched by extension: a file somebody names is tried, whatever it is called."""
-    assert find(["calls/notes.txt"]) == [Recording("calls/notes.txt", Path("calls/notes.txt"), Path("notes.txt"))]
+    assert find_recordings(["calls/notes.txt"]) == [
+        Recording("calls/notes.txt", Path("calls/notes.txt"), Path("notes.txt"))
+    ]
 
 
 # ---- the real thing ----
@@ -346,6 +348,19 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str,
     return [sys.executable, "-m", "tickertape"], environment, folder
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(real: tuple[list[str], dict[str, str], Path]) -> None:
+    """A file in place of the cache folder ends the command with exit code 2 and one line that says what to do."""
+    command, environment, folder = real
+    (folder / "file").touch()
+    run = subprocess.run(
+        [*command, "prepare", str(folder / "tuned")], env={**environment, "XDG_CACHE_HOME": str(folder / "file")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+    assert "XDG_CACHE_HOME" in run.stderr
+
+
+@pytest.mark.slow
 def test_a_real_checkpoint_is_prepared_and_described(real: tuple[list[str], dict[str, str], Path]) -> None:
     """`prepare` prints the folder that it made, and `info` what was chosen and why."""
     command, environment, folder = real
@@ -359,6 +374,7 @@ def test_a_real_checkpoint_is_prepared_and_described(real: tuple[list[str], dict
     assert facts["prepared"] == made.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_bar_and_pipes_only_text(real: tuple[list[str], dict[str, str], Path]) -> None:
     """With a terminal on standard error alone, the bar is drawn there, and the text is all that is piped."""
     command, environment, folder = real
@@ -387,6 +403,7 @@ def _read_all(terminal: int, seen: list[bytes]) -> None:
             seen.append(piece)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_files_only(real: tuple[list[str], dict[str, str], Path]) -> None:
     """Interrupted in the middle, the command leaves nothing half-written, says so and exits with 130."""
     command, environment, folder = real
@@ -406,7 +423,7 @@ def test_ctrl_c_leaves_whole_files_only(real: tuple[list[str], dict[str, str], P
                 break
         process.stdout.read()
         said = process.stderr.read()
-    assert (process.returncode, said) == (130, "tickertape: interrupted; files that were written are whole\n")
+    assert (process.returncode, said) == (130, "tickertape: interrupted; result files are complete or absent\n")
     left = sorted(path.name for path in (folder / "out").iterdir())
     assert left
     assert len(left) < 16

@@ -4,8 +4,8 @@
     python -m tests.cluster --silent   one more node falls silent, as a machine that hangs: four minutes more
 
 The config is the manifest's own; only the engine is swapped, by its argument `engine`, for one that takes a fixed time
-for every batch (tests/slow.py), so that two cores can carry several. The last line is one JSON object. Exit code 1 if a
-request was lost or throughput did not follow the nodes.
+for every batch (tests/support/slow.py), so two cores can carry several. The last line is one JSON object. Exit code 1
+if a request was lost or throughput did not follow the nodes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import httpx
 import yaml
 
 from tests.cluster.machines import Machines, folder_of_calls, machines, strike
-from tests.service import Clients, calls, expected_text, sound
-from tickertape.tools.kuberay import KubeRay
+from tests.support.service import Clients, calls, expected_text, sound
+from tickertape.deploy.kuberay import KubeRay
 
 SECONDS = 1.0  # that the engine takes for a batch
 WANTED = KubeRay(namespace="test", image="none", cpu=1, engines=2, engines_max=3)
 CLIENTS = 3 * 2 * 4  # enough to keep three engines busy: a batch that runs and one that waits for each
 SPAN = 15.0  # seconds over which throughput is measured
-PATIENCE = 300.0  # seconds in which throughput is to follow a node, or a silent one is to be given up
+CLUSTER_TIMEOUT = 300.0  # seconds in which throughput is to follow a node, or a silent one is to be given up
 Figures = dict[str, Any]
 _AS_IT_STANDS = argparse.RawDescriptionHelpFormatter
 
@@ -62,7 +62,7 @@ def config(folder: Path) -> dict[str, Any]:
     (service,) = [document for document in WANTED.documents() if document["kind"] == "RayService"]
     found: dict[str, Any] = yaml.safe_load(service["spec"]["serveConfigV2"])
     for application in found["applications"]:
-        application["args"] |= {"engine": "tests.slow:engine", "models": [f"slow={SECONDS}:{folder}"]}
+        application["args"] |= {"engine": "tests.support.slow:engine", "models": [f"slow={SECONDS}:{folder}"]}
     return found
 
 
@@ -150,14 +150,14 @@ def _rate(folder: Path, span: float = SPAN) -> float:
 def _until(folder: Path, wanted: float) -> float:
     """Wait for so many windows per second, at most for the patience; when it came."""
     begun = time.monotonic()
-    while time.monotonic() - begun < PATIENCE and _rate(folder, 5.0) < wanted:
+    while time.monotonic() - begun < CLUSTER_TIMEOUT and _rate(folder, 5.0) < wanted:
         pass
     return time.monotonic()
 
 
 def _answered_after(load: Load, moment: float) -> Figures:
     """Waits for the requests that were under way at that moment; how many they were and what the slowest took."""
-    while not load.answered(moment) and time.monotonic() < moment + PATIENCE:
+    while not load.answered(moment) and time.monotonic() < moment + CLUSTER_TIMEOUT:
         time.sleep(1)
     seconds = [seconds for begun, seconds, _ in load.outcomes if begun <= moment < begun + seconds]
     slowest = round(max(seconds, default=0.0), 1)

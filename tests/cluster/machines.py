@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.service import ROOT, descendants, free_port
-from tickertape.doorman import LIMIT
-from tickertape.node import ENVIRONMENT as LOOPBACK
-from tickertape.serving import ENVIRONMENT
-from tickertape.tools.kuberay import INGRESS, REQUESTS, KubeRay
+from tests.support.service import ROOT, descendants, free_port
+from tickertape.cluster.local_ray import ENVIRONMENT as LOOPBACK
+from tickertape.deploy.kuberay import KubeRay
+from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, INGRESS_REQUESTS
 
 if TYPE_CHECKING:
     from ray._private.node import Node
@@ -34,6 +33,7 @@ PORTS = {  # of a node's agents, and the names under which a node looks for them
     "metrics_export_port": "METRICS_EXPORT_PORT_NAME",
     "runtime_env_agent_port": "RUNTIME_ENV_AGENT_PORT_NAME",
 }
+INGRESS = "tickertape_ingress"  # the Ray resource of ingress nodes, as in deploy/kuberay.yaml
 STORE = 128 * 2**20  # bytes of each node's object store
 START_SECONDS = 900.0  # until a node, or the service, answers, on a machine that has other things to do
 
@@ -54,7 +54,7 @@ class Machines:
         with _patience():
             self._cluster = Cluster(initialize_head=True, head_node_args=_own(head))
         for _ in range(wanted.ingresses):
-            self._add(num_cpus=0, resources={INGRESS: REQUESTS})
+            self._add(num_cpus=0, resources={INGRESS: INGRESS_REQUESTS})
         self.engines = [self.add_engine() for _ in range(wanted.engines)]
 
     def add_engine(self) -> Node:
@@ -107,7 +107,7 @@ def machines(wanted: KubeRay) -> Iterator[Machines]:
         del os.environ[name]
     os.environ.update({**LOOPBACK, **ENVIRONMENT})
     os.environ.update({
-        LIMIT: str(int(wanted.settings.body_limit)),
+        BODY_LIMIT_VARIABLE: str(int(wanted.settings.body_limit)),
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

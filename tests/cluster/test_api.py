@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests import fakes
-from tickertape import ingress
-from tickertape.ingress import Ingress
+from tests.support import fakes
+from tickertape.cluster import api
+from tickertape.cluster.api import Ingress
 from tickertape.pipeline import Model
-from tickertape.settings import Settings
+from tickertape.server.settings import Settings
 
 
 class Engine:
@@ -33,10 +33,10 @@ class Engine:
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a start has begun so far; nothing of it is real."""
     found: list[str] = []
-    for name in ("speak_json", "stay_home"):
-        monkeypatch.setattr(ingress, name, lambda: None)
-    monkeypatch.setattr(ingress, "open_detector", lambda _: found.append("detector"))
-    monkeypatch.setattr(ingress, "add_page", lambda *_: found.append("page"))
+    for name in ("configure_logging", "bind_grpc_to_node"):
+        monkeypatch.setattr(api, name, lambda: None)
+    monkeypatch.setattr(api, "open_detector", lambda _: found.append("detector"))
+    monkeypatch.setattr(api, "add_page", lambda *_: found.append("page"))
     return found
 
 
@@ -48,7 +48,7 @@ async def until(begun: list[str], name: str) -> None:
 async def test_the_page_is_loaded_after_the_engines(begun: list[str]) -> None:
     """The detector is opened while the engines load; Gradio, which takes two seconds, is imported only after them."""
     engine: Any = Engine()
-    replica = Ingress({"demo": engine}, Settings().resolve(), 1, page=True)
+    replica = Ingress({"demo": engine}, Settings().resolve(), page=True)
     starting = asyncio.ensure_future(replica.__serve_build_asgi_app__())
     await until(begun, "detector")
     assert (1, ["detector"]) == (engine.asked, begun)
@@ -61,6 +61,6 @@ async def test_the_api_never_loads_the_page(begun: list[str]) -> None:
     """The API's replicas only point to the page, which is a process of its own."""
     engine: Any = Engine()
     engine.gate.set()
-    app = await Ingress({"demo": engine}, Settings().resolve(), 1).__serve_build_asgi_app__()
+    app = await Ingress({"demo": engine}, Settings().resolve()).__serve_build_asgi_app__()
     assert ["detector"] == begun
     assert "/" in {route.path for route in app.routes}

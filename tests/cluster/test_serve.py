@@ -22,17 +22,27 @@ import psutil
 import pytest
 
 import tickertape
-from tests.checkpoint_factory import make_checkpoint
-from tests.chromium import EXAMPLES, Page, driver
-from tests.ray_head import ray_head
-from tests.service import ROOT, Service, calls, expected_text, sound, started, wait_for, wait_until_ready, wave_file
-from tests.slow import HANG, POISON, text
-from tickertape import windows
-from tickertape.audio import decode
+from tests.support.checkpoint_factory import make_checkpoint
+from tests.support.chromium import EXAMPLES, Page, driver
+from tests.support.ray_head import ray_head
+from tests.support.service import (
+    ROOT,
+    Service,
+    calls,
+    expected_text,
+    sound,
+    started,
+    wait_until_ready,
+    wave_file,
+)
+from tests.support.slow import HANG, POISON, text
+from tests.support.waiting import wait_until, wait_until_async
+from tickertape.audio import chunking
+from tickertape.audio.chunking import PLAIN_OVERLAP
+from tickertape.audio.decode import decode
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES
-from tickertape.windows import PLAIN_OVERLAP
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 WITH_AND_WITHOUT_RAY = pytest.mark.parametrize("service", ["ray", "alone"], indirect=True)
 ENGINES = "engine-slow"
 DEMO = ROOT / "checkpoint"
@@ -127,7 +137,7 @@ class TestService:
     def test_everything_is_on_one_port(self, service: Service) -> None:
         """The page and the routes for operators are reachable beside the API."""
         paths = ["/", "/healthz", "/readyz", "/metrics", "/version", "/docs", "/openapi.json", "/v1/models"]
-        wait_for(lambda: service.get("/").status_code != 503)  # the page comes last
+        wait_until(lambda: service.get("/").status_code != 503)  # the page comes last
         found = {path: service.get(path, follow_redirects=True).status_code for path in paths}
         assert dict.fromkeys(paths, 200) == found
 
@@ -190,7 +200,7 @@ class TestService:
         """SIGTERM ends an idle service with exit code 0; its processes and folders are gone."""
         below = service.children()
         assert 0 == service.terminate()
-        wait_for(lambda: not any(map(lives, below)))
+        wait_until(lambda: not any(map(lives, below)))
         assert [] == [str(folder) for folder in Path("/tmp").glob(f"tickertape-{service.process.pid}-*")]  # noqa: S108
 
 
@@ -210,7 +220,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def slow(folder: Path) -> Iterator[Service]:
     """Two replicas of an engine that takes 0.2 s a call, and the page."""
-    flags = ["--engine", "tests.slow:engine", "--model", f"slow=0.2:{folder}", "--engine-replicas", "2"]
+    flags = ["--engine", "tests.support.slow:engine", "--model", f"slow=0.2:{folder}", "--engine-replicas", "2"]
     limits = ["--cpus-per-replica", "1", "--batch", "4", "--engine-timeout", "3", "--audio-seconds-in-flight", "100000"]
     with started(*flags, *limits) as running:
         yield running
@@ -222,13 +232,13 @@ def ask(slow: Service, pool: ThreadPoolExecutor, recordings: list[bytes]) -> lis
 
 def test_a_long_recording_fans_out(slow: Service, folder: Path) -> None:
     """The windows of one recording go to both engines, each to one of them, and their texts come in order."""
-    wait_for(lambda: len(slow.children(ENGINES)) == len(list(folder.iterdir())) == 2)
+    wait_until(lambda: len(slow.children(ENGINES)) == len(list(folder.iterdir())) == 2)
     step = WINDOW_SAMPLES - PLAIN_OVERLAP
     samples = np.frombuffer(sound(1, seconds=500.0)[44:], "<i2").copy()
     numbers = range(601, 619)  # more than are under way at once
     samples[: len(numbers) * step : step] = numbers  # the first of each window, which the engine notes down
     answer = slow.transcribe(wave_file(samples.tobytes()), vad="false", language="en")
-    expected = [text(window) for window in windows.plain(samples.astype(np.float32) / 32768)]
+    expected = [text(window) for window in chunking.plain(samples.astype(np.float32) / 32768)]
     assert (200, "".join(expected).strip()) == (answer.status_code, answer.json()["text"])
     heard = [
         [number for number in map(int, path.read_text().split()) if number in numbers] for path in folder.iterdir()
@@ -246,7 +256,7 @@ def just_begun(folder: Path) -> int:
     """The process of an engine that has begun a call within the last moment."""
     then = called(folder)
     found: list[int] = []
-    wait_for(lambda: found.extend(pid for pid, count in called(folder).items() if count > then.get(pid, 0)) or found)
+    wait_until(lambda: found.extend(pid for pid, count in called(folder).items() if count > then.get(pid, 0)) or found)
     return found[0]
 
 
@@ -256,12 +266,12 @@ def test_a_killed_engine_loses_nothing(slow: Service, folder: Path) -> None:
     before = called(folder)
     with ThreadPoolExecutor(60) as pool:
         asked = ask(slow, pool, recordings)
-        wait_for(lambda: sum(called(folder).values()) >= sum(before.values()) + 4)
+        wait_until(lambda: sum(called(folder).values()) >= sum(before.values()) + 4)
         os.kill(just_begun(folder), signal.SIGKILL)
         answers = [each.result() for each in asked]
     assert [200] * 60 == [answer.status_code for answer in answers]
     assert [expected_text(each) for each in recordings] == [answer.json()["text"] for answer in answers]
-    wait_for(lambda: any("an engine died" in line for line in slow.lines))
+    wait_until(lambda: any("an engine died" in line for line in slow.lines))
     decoded = [number for call in calls(folder) for number in call]
     assert {1, 2} >= {decoded.count(number) for number in range(1, 61)}
 
@@ -315,7 +325,7 @@ async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -
                 return
 
         await asyncio.gather(*map(leave, numbers))
-    await asyncio.to_thread(wait_for, lambda: slow.inside() == 0)
+    await wait_until_async(lambda: slow.inside() == 0)
     await asyncio.sleep(1.0)
     seen = len([number for call in calls(folder) for number in call if number in numbers])
     await asyncio.sleep(1.0)
@@ -326,7 +336,7 @@ async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -
 def test_a_cluster_is_joined_and_left() -> None:
     """With `--address auto` the service runs on a Ray that is there already; it takes its applications along."""
     with ray_head(cpus=1) as head, tempfile.TemporaryDirectory(prefix="calls-") as folder:
-        flags = ["--engine", "tests.slow:engine", "--model", f"slow=0:{folder}", "--cpus-per-replica", "1"]
+        flags = ["--engine", "tests.support.slow:engine", "--model", f"slow=0:{folder}", "--cpus-per-replica", "1"]
         with started("--address", "auto", *flags, environment=head.environment) as service:
             recording = sound(701)
             assert expected_text(recording) == service.transcribe(recording, vad="false").json()["text"]
@@ -335,22 +345,25 @@ def test_a_cluster_is_joined_and_left() -> None:
         assert ([], True) == (head.applications(), head.alive)
 
 
+@pytest.mark.browser
 @pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
 def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -> None:
     """From `/` one comes to the page; a file becomes text piece by piece, a row plays from its time, errors show."""
     page = Page(driver, slow.url)
     page.resize(1280, 960)
     page.open()
-    page.run("window.news = []; tickertape.addEventListener('answer', ({detail}) => news.push(detail))")
+    page.run("window.news = []; tickertape.addEventListener('update', ({detail}) => news.push(detail))")
     recording = tmp_path / "long.wav"
     clip = decode(EXAMPLES / "lost-card.flac").samples[0]
     recording.write_bytes(wave_file((np.tile(clip, 72) * 32767).astype("<i2").tobytes()))
     page.upload(recording)
     texts = page.done()
     assert len(texts) > 2
-    growing = page.run("return news.filter((one) => one.state == 'running').map((one) => (one.segments ?? []).length)")
-    assert growing == sorted(growing)
-    assert set(growing) & set(range(1, len(texts)))  # some of the text was there before all of it
+    early = page.run(
+        "return news.filter((one) => one.state == 'running').flatMap((one) => Object.keys(one.segments ?? {}))"
+    )
+    assert early == [str(number) for number in range(len(early))]
+    assert early  # some of the text was there before all of it
     page.all(".tt-text td button")[1].click()
     start = page.run("return Number(document.querySelectorAll('#tt-table tr[data-start]')[1].dataset.start)")
     page.until(lambda: page.run("return document.querySelector('#tt-audio').currentTime") >= start > 0)
@@ -358,9 +371,10 @@ def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -
     (tmp_path / "empty.txt").write_text("no sound\n" * 10)
     page.upload(tmp_path / "empty.txt")
     assert page.until(lambda: page.at("error").text)
-    wait_for(lambda: any('"endpoint":"page","status":200' in line for line in slow.lines))
+    wait_until(lambda: any('"endpoint":"page","status":200' in line for line in slow.lines))
 
 
+@pytest.mark.browser
 @pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
 def test_the_page_comes_after_the_api(driver: Any) -> None:
     """Without Ray the API is ready first: a browser that comes early waits for the page, and then the page works."""
@@ -369,9 +383,9 @@ def test_the_page_comes_after_the_api(driver: Any) -> None:
         page.open()
         page.upload(EXAMPLE)
         assert page.done()
-        told = [line for line in service.lines if '"listening"' in line or '"the page is there"' in line]
+        told = [line for line in service.lines if '"listening"' in line or '"the page is ready"' in line]
         assert ["listening" in line for line in told] == [True, False]
-        wait_for(lambda: any('"endpoint":"page","status":200' in line for line in service.lines))
+        wait_until(lambda: any('"endpoint":"page","status":200' in line for line in service.lines))
 
 
 def drains(service: Service, requests: int, seconds: float) -> None:
@@ -379,7 +393,7 @@ def drains(service: Service, requests: int, seconds: float) -> None:
     recordings = [sound(number, seconds=seconds) for number in range(401, 401 + requests)]
     with httpx.Client() as client, ThreadPoolExecutor(requests) as pool:
         asked = [pool.submit(service.transcribe, each, post=client.post, vad="false") for each in recordings]
-        wait_for(lambda: sum(each.done() for each in asked) + service.inside() >= requests)
+        wait_until(lambda: sum(each.done() for each in asked) + service.inside() >= requests)
         assert not all(each.done() for each in asked)
         service.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
@@ -405,7 +419,7 @@ def test_it_drains_without_ray(tmp_path: Path) -> None:
         "--no-ray",
         "--no-page",
         "--engine",
-        "tests.slow:engine",
+        "tests.support.slow:engine",
         "--model",
         f"slow=0.5:{tmp_path}",
         "--batch",
@@ -422,7 +436,7 @@ def outlasts(service: Service) -> None:
         whole = pool.submit(service.transcribe, sound(501, seconds=100.0), **endless)
         stream = pool.submit(service.transcribe, sound(502, seconds=100.0), stream="true", **endless)
         half = pool.submit(half_uploaded, service)
-        wait_for(lambda: service.inside() == 3)
+        wait_until(lambda: service.inside() == 3)
         time.sleep(3.0)  # the stream has begun, with a heartbeat
         service.process.send_signal(signal.SIGTERM)
         answer, streamed, uploading = whole.result(), stream.result(), half.result()
@@ -451,7 +465,7 @@ def half_uploaded(service: Service) -> bytes:
 @pytest.mark.parametrize("mode", [["--no-ray"], []], ids=["alone", "ray"])
 def test_what_outlasts_the_grace_is_told(mode: list[str], tmp_path: Path) -> None:
     """When the grace ends first, requests get a 503 in JSON, streams an error event, and the process leaves with 0."""
-    flags = ["--no-page", "--engine", "tests.slow:engine", "--model", f"slow=30:{tmp_path}", "--batch", "2"]
+    flags = ["--no-page", "--engine", "tests.support.slow:engine", "--model", f"slow=30:{tmp_path}", "--batch", "2"]
     with started(*mode, *flags, "--grace-seconds", "2", "--heartbeat", "1") as service:
         outlasts(service)
 
@@ -462,7 +476,7 @@ def test_a_taken_port_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        flags = ["--engine", "tests.slow:engine", "--model", "slow=0:/tmp"]
+        flags = ["--engine", "tests.support.slow:engine", "--model", "slow=0:/tmp"]
         with started(*flags, port=port, ready=False) as service:
             assert 2 == service.process.wait(60)
             assert [True] == [str(port) in line for line in service.lines]

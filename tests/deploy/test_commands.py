@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.service import Clients
+from tests.support.service import Clients
+from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("benchmarks", "deploy", "recipes", "src/tickertape/tools", "tests")
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("benchmarks", "deploy", "recipes", "scripts", "tests")
 START = 'if __name__ == "__main__":'
 HEAVY = {"ctranslate2", "gradio", "openvino", "ray", "torch", "transformers"}
 ASK = """if True:
@@ -39,6 +39,7 @@ def programs() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files if f"\n{START}" in path.read_text()]
 
 
+@pytest.mark.slow
 def test_commands_explain_themselves_at_once() -> None:
     """`--help` is answered and an unknown flag refused before anything heavy is imported, and nothing else is done."""
     light = [path for path in programs() if not path.startswith("recipes/")]
@@ -69,17 +70,12 @@ class Counting(Clients):
 def test_clients_ask_until_the_block_ends() -> None:
     """What the clients saw is there after the block."""
     with Counting(1) as load:
-        wait_for_outcomes(load)
+        wait_until(lambda: load.outcomes)
     assert {(0.0, 0.0, "counted")} == set(load.outcomes)
 
 
 def test_a_client_that_dies_fails_the_run() -> None:
     """A load whose clients are fewer than it says is told, with their reason, however well the others fared."""
     with pytest.raises(RecursionError, match="too deep"), Counting(2) as load:
-        wait_for_outcomes(load)
+        wait_until(lambda: load.outcomes)
     assert load.outcomes
-
-
-def wait_for_outcomes(load: Any) -> None:
-    while not load.outcomes:
-        time.sleep(0.001)

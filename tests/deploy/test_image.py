@@ -11,7 +11,7 @@ import pytest
 
 from tickertape import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 STEPS = re.sub(r"\\\n(\s*#.*\n)*", "", DOCKERFILE)  # a step a line
 FINAL = STEPS.rpartition("\nFROM ")[2]

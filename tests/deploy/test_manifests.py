@@ -21,17 +21,18 @@ import yaml
 from packaging.requirements import Requirement
 from pydantic import ValidationError
 
-from tickertape import cli, telemetry
+import tickertape.cli.main as cli
+from scripts import dashboards
+from tickertape.cluster.serve import LEAVING
+from tickertape.deploy.cloud_run import CloudRun
+from tickertape.deploy.kuberay import KubeRay
+from tickertape.deploy.manifests import memory_bytes
+from tickertape.deploy.smoke_test import smoke_test
 from tickertape.errors import OptionError
-from tickertape.serving import LEAVING
-from tickertape.settings import Settings
-from tickertape.tools import observe
-from tickertape.tools.cloudrun import CloudRun
-from tickertape.tools.kuberay import KubeRay
-from tickertape.tools.manifests import memory_bytes
-from tickertape.tools.smoke import smoke_test
+from tickertape.server import metrics
+from tickertape.server.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PLAIN = CloudRun(project="my-project", region="europe-west1", tag="1")
 FULL = CloudRun(
@@ -58,7 +59,7 @@ def test_the_example_files_are_current() -> None:
     """The files in deploy/ are what the commands write for the example project."""
     for name, content in {**PLAIN.files(), **CLUSTER.files()}.items():
         assert content == (DEPLOY / name).read_text(), name
-    for name, content in observe.files().items():
+    for name, content in dashboards.files().items():
         assert content == (DEPLOY / "observe" / name).read_text(), name
 
 
@@ -252,7 +253,7 @@ def service() -> Iterator[str]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
@@ -303,14 +304,14 @@ def test_a_rehearsal_runs_nothing(programs: Programs, capsys: pytest.CaptureFixt
         ("gcloud services list", "ERROR: PERMISSION_DENIED: Service Usage API has not been used in project 1 before",
          "gcloud services enable run.googleapis.com cloudbuild.googleapis.com artifactregistry.googleapis.com"),
         ("gcloud builds submit", "ERROR: (gcloud.builds.submit) build 1234 completed with status \"FAILURE\"",
-         "building the image: Cloud Build could not build the image; its log above says why."),
+         "building the image: Cloud Build could not build the image; see its log above."),
         ("gcloud builds submit", "ERROR: a surprise", "building the image: failed. ERROR: a surprise"),
         ("gcloud builds submit", "ERROR: PERMISSION_DENIED: This API method requires billing to be enabled",
          "building the image: The project has no billing account."),
         ("gcloud services list", "HTTPSConnectionPool: Failed to establish a new connection: Name or service not known",
          "looking for the APIs: Google Cloud cannot be reached from here"),
         ("gcloud artifacts repositories describe", "ERROR: INVALID_ARGUMENT: Location mars-1 is not found or supported",
-         "Google Cloud knows no such region"),
+         "Google Cloud has no such region"),
         ("gcloud run services replace", "PERMISSION_DENIED: Permission 'iam.serviceaccounts.actAs' denied on service",
          "deploying: The account may not act as the service's own"),
         ("gcloud run services replace", "Secret projects/1/secrets/keys/versions/latest was not found",
@@ -325,6 +326,7 @@ def test_a_rehearsal_runs_nothing(programs: Programs, capsys: pytest.CaptureFixt
          "deploying: The account may not do this"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_failures_say_what_to_do(
     programs: Programs, capsys: pytest.CaptureFixture[str], call: str, complaint: str, said: str
 ) -> None:
@@ -389,10 +391,11 @@ def test_kubernetes_objects_follow_their_schemas(wanted: KubeRay) -> None:
 
 
 @pytest.mark.parametrize("wanted", [CLUSTER, FULL_CLUSTER], ids=["plain", "full"])
+@pytest.mark.slow
 def test_the_ray_service_follows_its_definition(wanted: KubeRay) -> None:
     """KubeRay knows every field, with its type, and misses none; its operator's rules are kept."""
     pytest.importorskip("kubernetes_validate")
-    from tests.kuberay import RayService
+    from tests.support.kuberay import RayService
 
     RayService.model_validate(_ray_service(wanted))
 
@@ -422,10 +425,11 @@ def test_the_ray_service_follows_its_definition(wanted: KubeRay) -> None:
         ("spec.rayClusterConfig.workerGroupSpecs.1.template.spec.containers.0.ports.0.containerPort", "http"),
     ],
 )
+@pytest.mark.slow
 def test_the_definition_finds_mistakes(place: str, value: Any) -> None:
     """Each of these is refused, and by itself: everything else in the document is right."""
     pytest.importorskip("kubernetes_validate")
-    from tests.kuberay import RayService
+    from tests.support.kuberay import RayService
 
     document = copy.deepcopy(_ray_service(CLUSTER))
     *path, last = place.split(".")
@@ -449,7 +453,10 @@ def test_a_name_that_kuberay_would_refuse_is_refused() -> None:
 
 @pytest.mark.parametrize("wanted", [CLUSTER, FULL_CLUSTER], ids=["plain", "full"])
 def test_pods_are_restricted(wanted: KubeRay) -> None:
-    """Every container satisfies Kubernetes' restricted profile, writes only to its volumes, and has all probes."""
+    """Every container satisfies Kubernetes' restricted profile, writes only to its volumes, and has all probes.
+
+    No pod gets variables for the namespace's Services: `TICKERTAPE_PORT` and its like would look like settings.
+    """
     for template in _templates(wanted):
         (container,) = template["spec"]["containers"]
         context = container["securityContext"]
@@ -458,10 +465,12 @@ def test_pods_are_restricted(wanted: KubeRay) -> None:
         assert context["runAsNonRoot"]
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+        assert template["spec"]["enableServiceLinks"] is False
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
 
 
+@pytest.mark.slow
 def test_serve_accepts_the_configuration() -> None:
     """Ray Serve's own schema takes the configuration; its applications are the ones of `tickertape serve`."""
     schema = pytest.importorskip("ray.serve.schema")
@@ -475,13 +484,13 @@ def test_serve_accepts_the_configuration() -> None:
 def test_the_configuration_builds_the_applications(name: str) -> None:
     """What the configuration names can be imported and called; engines scale between the figures asked for."""
     pytest.importorskip("ray.serve.schema")  # which, when first imported, uses what pydantic deprecates
-    from tickertape import builders
+    from tickertape.cluster import serve
 
     config = CLUSTER.serve_config()
-    assert {f"tickertape.builders:{each}" for each in ("api", "page")} == {
+    assert {f"tickertape.cluster.serve:{each}" for each in ("api", "page")} == {
         application["import_path"] for application in config["applications"]
     }
-    bound = getattr(builders, name)(config["applications"][0]["args"])
+    bound = getattr(serve, name)(config["applications"][0]["args"])
     assert {"api": "tickertape", "page": "page"}[name] == bound._bound_deployment.name
     ingress = bound._bound_deployment
     assert config["applications"][0]["args"]["object_limit"] == ingress.init_args[1].object_limit
@@ -596,18 +605,18 @@ def test_the_module_uses_every_variable_and_names_nothing_else() -> None:
 
 def test_every_metric_has_a_panel() -> None:
     """The dashboard shows each metric of the table once, and asks for no other."""
-    panels = observe.dashboard()["panels"]
-    assert [telemetry.PREFIX + name for name in telemetry.METRICS] == [panel["description"] for panel in panels]
+    panels = dashboards.dashboard()["panels"]
+    assert [metrics.PREFIX + name for name in metrics.METRICS] == [panel["description"] for panel in panels]
     for panel in panels:
         assert all(panel["description"] in target["expr"] for target in panel["targets"])
 
 
 def test_alerts_ask_for_metrics_that_exist() -> None:
     """Every series that an alert names is in the table of metrics."""
-    for rule in observe.alerts()["groups"][0]["rules"]:
-        named = re.findall(rf"{telemetry.PREFIX}(\w+)", rule["expr"])
+    for rule in dashboards.alerts()["groups"][0]["rules"]:
+        named = re.findall(rf"{metrics.PREFIX}(\w+)", rule["expr"])
         assert named
-        assert all(name.removesuffix("_bucket") in telemetry.METRICS for name in named), rule["alert"]
+        assert all(name.removesuffix("_bucket") in metrics.METRICS for name in named), rule["alert"]
 
 
 QUIET = {
@@ -638,9 +647,9 @@ LABELS = {"TickertapeNotReady": {"instance": "a"}, "TickertapeQueue": {"model": 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
 def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     """Prometheus' own tool: the rules are valid, and each fires for its trouble, after its time, and for no other."""
-    rules = observe.alerts()["groups"][0]["rules"]
+    rules = dashboards.alerts()["groups"][0]["rules"]
     assert {rule["alert"] for rule in rules} == set(TROUBLE)
-    (tmp_path / "rules.yaml").write_text(observe.files()["alerts.yaml"])
+    (tmp_path / "rules.yaml").write_text(dashboards.files()["alerts.yaml"])
     cases = []
     for trouble in (None, *TROUBLE):
         series = {**QUIET, **TROUBLE.get(trouble or "", {})}
@@ -654,7 +663,7 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
         cases.append({
             "interval": "1m",
             "input_series": [
-                {"series": telemetry.PREFIX + name, "values": values} for name, values in series.items() if values
+                {"series": metrics.PREFIX + name, "values": values} for name, values in series.items() if values
             ],
             "alert_rule_test": [
                 {"eval_time": "150m", "alertname": name, "exp_alerts": alerts} for name, alerts in expected.items()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-sbom/bin/python"  # the tool has an environment of its own
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="make .venv-sbom/.done")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON.exists(), reason="make .venv-sbom/.done")]
 
 
 def install(site: Path, name: str, files: list[str]) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "audio"
+TEMPLATES = ROOT / "src/tickertape/deploy/templates"
 LISTING = """
 import json
-from tickertape import ui
-examples = ui.Desk(None).examples
-print(json.dumps([ui.__file__, {name: [str(path), path.stat().st_size] for name, path in examples.items()}]))
+from tickertape.server.page import app
+examples = app.PageHandlers(None).examples
+print(json.dumps([app.__file__, {name: [str(path), path.stat().st_size] for name, path in examples.items()}]))
 """
 
 
@@ -40,15 +42,20 @@ def test_an_installed_copy_has_the_clips_of_the_page(wheel: Path, tmp_path: Path
     assert tmp_path in Path(module).parents
     lines = (EXAMPLES / "manifest.jsonl").read_text().splitlines()
     names = [json.loads(line)["audio"] for line in lines]
-    folder = tmp_path / "tickertape" / "page" / "examples"
+    folder = tmp_path / "tickertape" / "server" / "page" / "static" / "examples"
     assert 5 == len(names)
     assert {name: [str(folder / name), (EXAMPLES / name).stat().st_size] for name in names} == clips
 
 
-def test_the_wheel_holds_the_page_and_no_more(wheel: Path) -> None:
-    """What is in it besides Python are the page's files, the clips, and the mark of types."""
+def test_the_wheel_contains_no_other_files(wheel: Path) -> None:
+    """Besides Python it contains the page's files, the clips, the templates of manifests and `py.typed`."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith(".py")]
-    page = [f"tickertape/page/{path.name}" for path in (ROOT / "src/tickertape/page").iterdir() if path.is_file()]
-    clips = [f"tickertape/page/examples/{path.name}" for path in EXAMPLES.iterdir()]
-    assert sorted([*page, *clips, "tickertape/py.typed"]) == sorted(names)
+    page = [
+        f"tickertape/server/page/static/{path.name}"
+        for path in (ROOT / "src/tickertape/server/page/static").iterdir()
+        if path.is_file()
+    ]
+    clips = [f"tickertape/server/page/static/examples/{path.name}" for path in EXAMPLES.iterdir()]
+    templates = [f"tickertape/deploy/templates/{path.name}" for path in TEMPLATES.iterdir()]
+    assert sorted([*page, *clips, *templates, "tickertape/py.typed"]) == sorted(names)

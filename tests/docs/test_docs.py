@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 import typer
 
-from tickertape.cli import app
+from scripts import references
+from tickertape.cli.main import app
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "recipes").rglob("*.md")])
 BAD_INPUTS = ROOT / "docs" / "reference" / "bad-inputs.md"
-ROWS = 78  # of the project's table of bad inputs
+ROWS = 77  # of the project's table of bad inputs
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)|!\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
@@ -54,15 +57,27 @@ def test_every_page_can_be_reached() -> None:
     assert [] == [page for page in pages if page != "README.md" and f"({page})" not in index]
 
 
+@pytest.mark.parametrize("file", references.pages())
+def test_generated_references_are_current(file: str) -> None:
+    """A generated page is what `python -m scripts.references` writes."""
+    assert references.pages()[file] == (ROOT / "docs" / "reference" / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_every_bad_input_has_its_test() -> None:
-    """The table of bad inputs has every row once, in order, and each row names tests that exist."""
+    """The table has rows 1 to 77 in order, and pytest collects every test id that the page names."""
     text = BAD_INPUTS.read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
     assert list(range(1, ROWS + 1)) == [int(row[0].removeprefix("| ")) for row in rows]
     assert [] == [row[0] for row in rows if len(row) != 4 or "::test_" not in row[3]]
-    named = set(re.findall(r"`(tests/\w+\.py)::(\w+)`", text))
-    assert len(re.findall("::", text)) == len(re.findall(r"`tests/\w+\.py::\w+`", text))
-    assert [] == [test for file, test in named if not re.search(rf"def {test}\(", (ROOT / file).read_text("utf-8"))]
+    named = set(re.findall(r"`(tests/[\w/]+\.py::[^`]+)`", text))
+    files = sorted({test.partition("::")[0] for test in named})
+    options = ["--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command = [sys.executable, "-m", "pytest", *options, *files]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout
+    collected = set(output.splitlines())
+    collected |= {test.partition("[")[0] for test in collected}  # a test without its parameters is all of them
+    assert [] == sorted(named - collected)
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
@@ -77,14 +92,17 @@ def test_commands_are_ours(page: str, line: str) -> None:
     command.make_context(command.name, words, parent=context)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "tutorial.md"], ids=name)
+@pytest.mark.parametrize(
+    "page", [ROOT / each for each in ("README.md", "docs/tutorial.md", "docs/reference/python.md")], ids=name
+)
+@pytest.mark.slow
 def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python of the README and the tutorial runs as printed, and prints text."""
     if not (ROOT / "checkpoint" / "model.safetensors").exists():
         pytest.skip("the demo checkpoint is not in this checkout")
     monkeypatch.chdir(ROOT)
     for block in blocks(page, "python"):
-        if "openai" in block:  # tests/test_openai_client.py runs that client against a server
+        if "openai" in block:  # tests/server/test_openai_client.py runs that client against a server
             continue
         exec(compile(block, name(page), "exec"), {})  # noqa: S102 - our own documentation
         assert capsys.readouterr().out.strip()

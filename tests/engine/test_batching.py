@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickertape.errors import DeadlineExceeded, DecodeError, EngineFailed, ShuttingDown
-from tickertape.local import PATIENCE, PATIENCE_PER_SECOND, LocalBackend, due
-from tickertape.types import SAMPLE_RATE, Decoded, Options, Segment, Window
+from tickertape.engine.batching import LocalBackend, decode_once
+from tickertape.engine.scheduling import DELAY_PER_AUDIO_SECOND, PRIORITY_DELAY
+from tickertape.errors import DeadlineExceededError, DecodeError, EngineError, ShuttingDownError
+from tickertape.testing import FakeEngine
+from tickertape.types import SAMPLE_RATE, Decoded, Options, Retry, Segment, Window
 
+LONGEST_DELAY = max(PRIORITY_DELAY.values()) + 30 * DELAY_PER_AUDIO_SECOND  # seconds, of a window of 30 s
 URGENT, PATIENT = Options(), Options(priority="batch")
 
 
@@ -25,21 +29,14 @@ def window(number: int = 0, seconds: float = 1.0) -> Window:
 
 
 @dataclass
-class FakeEngine:
-    """Answers with each window's number; holds its first batch until it is let go."""
+class HeldEngine(FakeEngine):
+    """Answers with each window's number; holds its first batch until the gate is set."""
 
-    gate: threading.Event = field(default_factory=threading.Event)
-    batches: list[list[int]] = field(default_factory=list)
-    entered: threading.Event = field(default_factory=threading.Event)
-
-    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
-        self.batches.append([one.start for one in windows])
-        self.entered.set()
-        assert self.gate.wait(10)
-        return [Decoded((Segment(0, 1, str(one.start)),)) for one in windows]
+    text: str | Callable[[Window], str] = field(default=lambda window: str(window.start))
+    gate: threading.Event = field(default_factory=threading.Event)  # type: ignore[assignment]
 
 
-class BrokenEngine(FakeEngine):
+class BrokenEngine(HeldEngine):
     """Raises for the batch that holds window 13, and returns an error for window 7 alone."""
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
@@ -47,14 +44,14 @@ class BrokenEngine(FakeEngine):
         if 13 in self.batches[-1]:
             raise MemoryError
         return [
-            EngineFailed("no") if one.start == 7 else outcome for one, outcome in zip(windows, outcomes, strict=True)
+            EngineError("no") if one.start == 7 else outcome for one, outcome in zip(windows, outcomes, strict=True)
         ]
 
 
-async def busy(backend: LocalBackend, engine: FakeEngine) -> asyncio.Future[Decoded]:
+async def busy(backend: LocalBackend, engine: HeldEngine) -> asyncio.Future[Decoded]:
     """Occupy the engine with a window numbered -1."""
     first = asyncio.ensure_future(backend.decode(window(-1), URGENT))
-    await asyncio.to_thread(engine.entered.wait, 10)
+    await asyncio.to_thread(engine.begun.wait, 10)
     return first
 
 
@@ -67,7 +64,7 @@ async def queued(backend: LocalBackend, *calls: tuple[Window, Options]) -> list[
 
 async def test_batches_grow_while_the_engine_is_busy() -> None:
     """Windows that arrive while the engine works share its next call, up to the batch size."""
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine, batch=4)
     first = await busy(backend, engine)
     rest = await queued(backend, *((window(n), URGENT) for n in range(6)))
@@ -80,7 +77,7 @@ async def test_batches_grow_while_the_engine_is_busy() -> None:
 
 async def test_urgent_and_short_windows_go_first() -> None:
     """Interactive windows overtake batch work, and short ones long ones."""
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine, batch=1, clock=lambda: 100.0)
     first = await busy(backend, engine)
     calls = [(window(0, 1), PATIENT), (window(1, 30), URGENT), (window(2, 2), URGENT), (window(3, 2), URGENT)]
@@ -93,7 +90,7 @@ async def test_urgent_and_short_windows_go_first() -> None:
 
 async def test_a_call_that_runs_alone_shares_its_batch_with_nobody() -> None:
     """A window with `begin` is its own batch, and `begin` is awaited before the engine hears it."""
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine, batch=8, clock=lambda: 100.0)
     first = await busy(backend, engine)
     begun: list[int] = []
@@ -114,21 +111,33 @@ async def test_a_call_that_runs_alone_shares_its_batch_with_nobody() -> None:
 
 @given(
     arrivals=st.lists(
-        st.tuples(st.floats(0, 60), st.floats(0.1, 30), st.sampled_from(["interactive", "batch"])), max_size=40
+        st.tuples(st.floats(0, 3 * LONGEST_DELAY), st.floats(0.1, 30), st.sampled_from(["interactive", "batch"])),
+        max_size=12,
     )
 )
 def test_nothing_starves(arrivals: list[tuple[float, float, str]]) -> None:
-    """Whoever arrives later than a window's arrival plus the greatest patience never goes before it."""
-    longest = max(PATIENCE.values()) + 30 * PATIENCE_PER_SECOND
-    calls = [(at, due(window(0, s), Options(priority=p), at)) for at, s, p in arrivals]  # type: ignore[arg-type]
-    for at, ends in calls:
-        assert at <= ends <= at + longest
-        assert all(other > ends for late, other in calls if late > at + longest)
+    """No window is overtaken by one that arrived later than the greatest delay after it."""
+
+    async def order() -> list[int]:
+        engine, now = HeldEngine(), [0.0]
+        backend = LocalBackend(engine, batch=1, clock=lambda: now[0])
+        calls = [await busy(backend, engine)]
+        for number, (arrival, seconds, priority) in enumerate(arrivals):
+            now[0] = arrival
+            calls += await queued(backend, (window(number, seconds), Options(priority=priority)))  # type: ignore[arg-type]
+        engine.gate.set()
+        await asyncio.gather(*calls)
+        await backend.close()
+        return [number for batch in engine.batches for number in batch][1:]
+
+    times = [arrivals[number][0] for number in asyncio.run(order())]
+    assert len(arrivals) == len(times)
+    assert all(earlier <= later + LONGEST_DELAY for earlier, later in itertools.combinations(times, 2))
 
 
 async def test_cancelled_windows_never_run() -> None:
     """A caller that leaves takes its waiting window along."""
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine, batch=1)
     first = await busy(backend, engine)
     gone, kept = await queued(backend, (window(1), URGENT), (window(2), URGENT))
@@ -142,10 +151,10 @@ async def test_cancelled_windows_never_run() -> None:
 
 async def test_a_caller_that_leaves_a_running_window_harms_nobody() -> None:
     """Cancelling a window that has begun leaves its neighbours' results whole."""
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine)
     leaving, staying = await queued(backend, (window(1), URGENT), (window(2), URGENT))
-    await asyncio.to_thread(engine.entered.wait, 10)
+    await asyncio.to_thread(engine.begun.wait, 10)
     leaving.cancel()
     engine.gate.set()
     assert "2" == (await staying).text
@@ -156,14 +165,14 @@ async def test_a_caller_that_leaves_a_running_window_harms_nobody() -> None:
 async def test_deadlines_are_kept_at_the_last_moment() -> None:
     """A window whose deadline passes while it waits fails and never runs; one in time does."""
     now = [100.0]
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine, clock=lambda: now[0])
     first = await busy(backend, engine)
     late, early = await queued(backend, (window(1), Options(deadline=105.0)), (window(2), Options(deadline=120.0)))
     now[0] = 110.0
     engine.gate.set()
     await first
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceededError):
         await late
     assert 10.0 == (await early).queue_seconds
     assert [[-1], [2]] == engine.batches
@@ -171,7 +180,7 @@ async def test_deadlines_are_kept_at_the_last_moment() -> None:
 
 
 async def test_a_crash_reaches_exactly_its_batch() -> None:
-    """The engine's exception becomes `EngineFailed` for its batch, keeping its cause; the next batch runs."""
+    """The engine's exception becomes `EngineError` for its batch, keeping its cause; the next batch runs."""
     engine = BrokenEngine()
     backend = LocalBackend(engine, batch=2, clock=lambda: 100.0)
     first = await busy(backend, engine)
@@ -179,8 +188,8 @@ async def test_a_crash_reaches_exactly_its_batch() -> None:
     engine.gate.set()
     await first
     outcomes = await asyncio.gather(*rest, return_exceptions=True)
-    assert [EngineFailed, EngineFailed, Decoded, Decoded] == [type(outcome) for outcome in outcomes]
-    assert isinstance(outcomes[0], EngineFailed)
+    assert [EngineError, EngineError, Decoded, Decoded] == [type(outcome) for outcome in outcomes]
+    assert isinstance(outcomes[0], EngineError)
     assert isinstance(outcomes[0].__cause__, MemoryError)
     await backend.close()
 
@@ -191,21 +200,138 @@ async def test_an_outcome_that_is_an_error_reaches_its_window_alone() -> None:
     engine.gate.set()
     backend = LocalBackend(engine)
     seven, eight = await queued(backend, (window(7), URGENT), (window(8), URGENT))
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await seven
     assert "8" == (await eight).text
     await backend.close()
 
 
+class WrongEngine(HeldEngine):
+    """Returns what `answers` says for a batch with window 13."""
+
+    def __init__(self, answers: object) -> None:
+        super().__init__()
+        self.gate.set()
+        self.answers = answers
+
+    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
+        outcomes = super().decode(windows, options)
+        if 13 not in self.batches[-1]:
+            return outcomes
+        if isinstance(self.answers, type):
+            raise self.answers
+        return self.answers  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "answers", [[], [Decoded(())], [Decoded(())] * 3, None, 7, {"a": 1, "b": 2}, [None, "text"], SystemExit]
+)
+async def test_an_engine_that_breaks_its_contract_fails_its_batch_alone(answers: object) -> None:
+    """Too few or too many outcomes, other types or an exit of the engine: `EngineError`; the next batch runs."""
+    backend = LocalBackend(WrongEngine(answers), batch=2, clock=lambda: 100.0)
+    windows = await queued(backend, *((window(n), URGENT) for n in (12, 13, 14, 15)))
+    outcomes = await asyncio.wait_for(asyncio.gather(*windows, return_exceptions=True), 10)
+    assert [EngineError, EngineError, Decoded, Decoded] == [type(outcome) for outcome in outcomes]
+    await backend.close()
+
+
+async def test_an_outcome_of_another_type_fails_its_window_alone() -> None:
+    """The other windows of the batch are answered."""
+    backend = LocalBackend(WrongEngine([Decoded((Segment(0, 1, "12"),)), "13"]), batch=2)
+    fine, wrong = await queued(backend, (window(12), URGENT), (window(13), URGENT))
+    assert "12" == (await fine).text
+    with pytest.raises(EngineError, match="a str"):
+        await wrong
+    await backend.close()
+
+
+async def test_a_failing_begin_fails_its_window_alone() -> None:
+    """An exception of `begin` reaches its caller as `EngineError`, and the queue goes on."""
+
+    async def begin() -> None:
+        raise OSError
+
+    engine = HeldEngine()
+    engine.gate.set()
+    backend = LocalBackend(engine)
+    with pytest.raises(EngineError):
+        await asyncio.wait_for(backend.decode(window(1), URGENT, begin=begin), 10)
+    assert "2" == (await backend.decode(window(2), URGENT)).text
+    await backend.close()
+
+
+@dataclass
+class FallbackEngine(HeldEngine):
+    """Needs `passes` for a window, of one second each, and waits for `retry` before each retry."""
+
+    passes: dict[int, int] = field(default_factory=dict)
+    retry: threading.Event = field(default_factory=threading.Event)
+    now: float = 100.0
+
+    def decode_once(
+        self, windows: Sequence[Window | Retry], options: Sequence[Options]
+    ) -> list[Decoded | DecodeError | Retry]:
+        jobs = [each.state if isinstance(each, Retry) else (each, 1) for each in windows]
+        if any(isinstance(each, Retry) for each in windows):
+            assert self.retry.wait(10)
+        outcomes = self.decode([one for one, _ in jobs], options)  # type: ignore[misc]
+        self.now += 1.0
+        return [
+            outcome if count >= self.passes.get(one.start, 1) else Retry((one, count + 1))
+            for (one, count), outcome in zip(jobs, outcomes, strict=True)  # type: ignore[misc]
+        ]
+
+
+async def test_a_window_that_falls_back_does_not_hold_its_batch() -> None:
+    """The others are answered after the first pass; a retry is a batch of its own, behind windows that wait."""
+    engine = FallbackEngine(passes={1: 3, 5: 2})
+    backend = LocalBackend(engine, batch=3, clock=lambda: engine.now)
+    first = await busy(backend, engine)
+    hard, *easy = await queued(backend, *((window(n), URGENT) for n in (1, 2, 3)))
+    late, last = await queued(backend, *((window(n), URGENT) for n in (4, 5)))
+    engine.gate.set()
+    answered = await asyncio.wait_for(asyncio.gather(first, *easy, late), 10)
+    assert ["-1", "2", "3", "4"] == [decoded.text for decoded in answered]
+    assert [hard.done(), last.done()] == [False, False]
+    engine.retry.set()
+    assert ["1", "5"] == [decoded.text for decoded in await asyncio.gather(hard, last)]
+    assert [[-1], [1, 2, 3], [4, 5], [1], [5], [1]] == engine.batches
+    assert 3.0 == (await hard).queue_seconds, "while [-1], [4, 5] and [5] were decoded"
+    await backend.close()
+
+
+async def test_a_retry_is_dropped_when_its_caller_leaves() -> None:
+    """A cancelled window gets no second pass, nor does one whose deadline has passed."""
+    engine = FallbackEngine(passes={1: 2, 2: 2})
+    backend = LocalBackend(engine, batch=3, clock=lambda: engine.now)
+    first = await busy(backend, engine)
+    gone, late = await queued(backend, (window(1), URGENT), (window(2), Options(deadline=101.5)))
+    gone.add_done_callback(lambda _: engine.retry.set())
+    first.add_done_callback(lambda _: gone.cancel())
+    engine.gate.set()
+    with pytest.raises(DeadlineExceededError):
+        await late
+    assert [[-1], [1, 2]] == engine.batches[:2]
+    assert 2 == len(engine.batches)
+    await backend.close()
+
+
+def test_an_engine_without_retries_gets_none() -> None:
+    """`decode_once` is the engine's own method, or its `decode`."""
+    plain, retrying = HeldEngine(), FallbackEngine()
+    assert plain.decode == decode_once(plain)
+    assert retrying.decode_once == decode_once(retrying)
+
+
 async def test_closing_finishes_what_was_accepted() -> None:
     """close() refuses new windows and waits for those in the queue."""
-    engine = FakeEngine()
+    engine = HeldEngine()
     backend = LocalBackend(engine, batch=1)
     first = await busy(backend, engine)
     second = (await queued(backend, (window(1), URGENT)))[0]
     closing = asyncio.ensure_future(backend.close())
     await asyncio.sleep(0)
-    with pytest.raises(ShuttingDown):
+    with pytest.raises(ShuttingDownError):
         await backend.decode(window(2), URGENT)
     engine.gate.set()
     await closing
@@ -214,4 +340,4 @@ async def test_closing_finishes_what_was_accepted() -> None:
 
 async def test_closing_an_idle_backend_is_quick() -> None:
     """close() of a backend that never ran returns."""
-    await LocalBackend(FakeEngine()).close()
+    await LocalBackend(HeldEngine()).close()

@@ -8,10 +8,10 @@ import ctranslate2
 import numpy as np
 import pytest
 
-from tests.checkpoint_factory import make_checkpoint
-from tickertape.checkpoints import Prepared, prepare
-from tickertape.encoder import Encoder, choose_precision
-from tickertape.errors import CorruptCheckpoint
+from tests.support.checkpoint_factory import make_checkpoint
+from tickertape.checkpoints.prepare import Prepared, prepare
+from tickertape.engine.encoder import Encoder, choose_precision
+from tickertape.errors import CorruptCheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -112,5 +112,5 @@ def test_bfloat16_where_the_cpu_multiplies_it(default: str, expected: str) -> No
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     """What OpenVINO cannot read is a corrupt checkpoint."""
     (tmp_path / "encoder.xml").write_text("<net>")
-    with pytest.raises(CorruptCheckpoint, match="prepare"):
+    with pytest.raises(CorruptCheckpointError, match="prepare"):
         Encoder(tmp_path / "encoder.xml", threads=1)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tickertape import machine
-from tickertape.machine import INTERESTING, cores, instruction_sets, keep_freed_memory, memory, processor
+from tickertape.engine import hardware
+from tickertape.engine.hardware import CPU_FLAGS, cores, instruction_sets, keep_freed_memory, memory, processor
 
 
 def test_cores_are_those_this_process_may_use() -> None:
@@ -45,7 +45,7 @@ def test_a_containers_limits_are_found(
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
-    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path.removeprefix("/"))
+    monkeypatch.setattr(hardware, "Path", lambda path: tmp_path / path.removeprefix("/"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     expected = (1, "the container is granted 1.5 of 4 cores") if limited else (4, "4 cores are visible")
     assert expected == (cores().value, cores().reason)
@@ -56,7 +56,7 @@ def test_the_processor_has_a_name_and_known_instruction_sets() -> None:
     """The processor is named; instruction sets are listed in a fixed order."""
     found = instruction_sets()
     assert processor()
-    assert [name for name in INTERESTING if name in found] == list(found)
+    assert [name for name in CPU_FLAGS if name in found] == list(found)
 
 
 def test_freed_memory_is_kept_where_the_c_library_can() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tickertape.features import HOP, log_mel
+from tickertape.engine.mel import HOP, log_mel
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES
 
 
@@ -16,6 +16,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("n_mels", [80, 128])
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 7.31, 29.98, 30.0])
+@pytest.mark.reference
 def test_full_windows_equal_hugging_face(n_mels: int, seconds: float) -> None:
     """Features padded to 30 s equal Hugging Face's extractor within 1e-4."""
     transformers = pytest.importorskip("transformers", reason="the extra `reference` is not installed")

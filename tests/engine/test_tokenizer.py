@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint_factory import make_tokenizer
-from tickertape.tokens import Tokens
+from tests.support.checkpoint_factory import make_tokenizer
+from tickertape.engine.tokenizer import Tokens
 from tickertape.types import SAMPLES_PER_TOKEN, WINDOW_SAMPLES, Options
 
 ROOM = 223  # tokens of earlier text: half of the 448 positions, less one for `<|startofprev|>`
@@ -116,6 +116,7 @@ def test_phrases_keep_every_token(tokens: Tokens, data: list[int], length: int) 
     ),
     pause=st.booleans(),
 )
+@pytest.mark.slow
 def test_phrases_lie_where_the_timestamps_say(
     tokens: Tokens, steps: list[tuple[int, int, list[int]]], pause: bool
 ) -> None:

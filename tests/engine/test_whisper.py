@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.audio_factory import speech
-from tests.checkpoint_factory import make_checkpoint
-from tickertape.checkpoints import Prepared, prepare
-from tickertape.engine import (
-    SAMPLED,
+from tests.support.audio_factory import speech
+from tests.support.checkpoint_factory import make_checkpoint
+from tickertape.checkpoints.prepare import Prepared, prepare
+from tickertape.engine.tokenizer import Tokens
+from tickertape.engine.whisper import (
+    BEST_OF,
     TRIMMED_SECONDS,
     WhisperEngine,
     _Attempt,
@@ -24,9 +25,8 @@ from tickertape.engine import (
     choose_device,
     compression_ratio,
 )
-from tickertape.errors import EngineFailed, OptionError
-from tickertape.tokens import Tokens
-from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, DecodeError, Options, Window
+from tickertape.errors import EngineError, OptionError
+from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, DecodeError, Options, Retry, Window
 
 GREEDY = Options(language="en", temperatures=(0.0,), max_new_tokens=12, no_speech_threshold=None)
 
@@ -58,7 +58,9 @@ def text_of(outcome: Decoded | DecodeError) -> Decoded:
 def essence(outcome: Decoded | DecodeError) -> tuple[Any, ...]:
     """All of an outcome that must not depend on its neighbours; scores to four digits."""
     decoded = text_of(outcome)
-    parts = [(s.start, s.end, s.text, s.tokens, s.words, round(s.avg_logprob, 4)) for s in decoded.segments]
+    parts = [
+        (s.start_sample, s.end_sample, s.text, s.tokens, s.words, round(s.avg_logprob, 4)) for s in decoded.segments
+    ]
     return decoded.language, round(decoded.no_speech_prob, 4), parts
 
 
@@ -75,6 +77,7 @@ MIXED = [
 
 
 @pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.slow
 def test_a_window_gets_what_it_would_get_alone(engine: WhisperEngine, beam: int) -> None:
     """Languages, tasks, prompts, timestamps and lengths mix in a batch, and no window notices."""
     calls = [(heard, replace(options, beam_size=beam)) for heard, options in MIXED]
@@ -89,10 +92,10 @@ def test_the_budget_of_new_tokens_is_exact(engine: WhisperEngine) -> None:
     for budget in (1, 5, 9):
         for prompt in (None, "abc " * 300):
             options = replace(GREEDY, max_new_tokens=budget, prompt=prompt)
-            job = engine._job(window(0), options)
-            engine._decode_group([job])
-            assert job.attempt is not None
-            assert budget == len(job.attempt.tokens)
+            state = engine._state(window(0), options)
+            engine._decode_group([state])
+            assert state.attempt is not None
+            assert budget == len(state.attempt.tokens)
 
 
 def test_a_prompt_is_never_part_of_the_text(engine: WhisperEngine) -> None:
@@ -116,7 +119,7 @@ def test_suppressed_tokens_are_never_written(engine: WhisperEngine, prepared: Pr
 def test_a_language_is_detected_where_none_is_given(engine: WhisperEngine) -> None:
     """Without a language the window's own is found among the checkpoint's, with a probability."""
     decoded = text_of(engine.decode([window(0)], [replace(GREEDY, language=None)])[0])
-    assert decoded.language in engine.languages
+    assert decoded.language in engine.info.languages
     assert 0 < decoded.language_probability <= 1
 
 
@@ -128,7 +131,7 @@ def test_words_fill_the_segment(engine: WhisperEngine) -> None:
         segments = text_of(outcome).segments
         assert segments
         assert [s.text for s in segments] == ["".join(word.text for word in s.words) for s in segments]
-        times = [time for s in segments for word in s.words for time in (word.start, word.end)]
+        times = [time for s in segments for word in s.words for time in (word.start_sample, word.end_sample)]
         assert sorted(times) == times
         assert all(0 <= time <= one.length for time in times)
         assert all(0 <= word.probability <= 1 for s in segments for word in s.words)
@@ -140,7 +143,7 @@ def test_words_fill_the_segment(engine: WhisperEngine) -> None:
 
 def test_trimmed_windows_are_padded_to_the_next_length(engine: WhisperEngine) -> None:
     """A window is padded to the least length of the table that holds it and half a second of silence."""
-    assert engine.trimmed
+    assert engine.info.trimmed
     for second in TRIMMED_SECONDS:
         assert (second + 0.5) * SAMPLE_RATE == engine._padded_length(second * SAMPLE_RATE)
     assert 3.5 * SAMPLE_RATE == engine._padded_length(2 * SAMPLE_RATE + 1)
@@ -153,7 +156,7 @@ def test_a_group_that_breaks_leaves_the_others_whole(engine: WhisperEngine, monk
     """An unknown language breaks the windows of its length; those of other lengths are decoded."""
     calls = [(window(0, 2.0), replace(GREEDY, language="xx")), (window(1, 5.0), GREEDY)]
     broken, whole = engine.decode([heard for heard, _ in calls], [options for _, options in calls])
-    assert isinstance(broken, EngineFailed)
+    assert isinstance(broken, EngineError)
     assert isinstance(broken.__cause__, KeyError)
     assert text_of(whole).segments
 
@@ -223,6 +226,65 @@ def test_only_failing_windows_are_tried_again(engine: WhisperEngine, prepared: P
     assert [(0.0, 3), (0.2, 1), (0.2, 1), (0.4, 1)] == decoder.calls
 
 
+def test_one_pass_answers_the_windows_that_pass(engine: WhisperEngine, prepared: Prepared) -> None:
+    """`decode_once` returns windows that failed as retries, which go on where they stopped, to the same text."""
+    code = prepared.special_tokens
+    good, repeating = list(range(300, 312)), [300] * 60
+    script = {
+        code["<|en|>"]: {0.0: (repeating, -0.1), 0.2: (repeating, -0.1), 0.4: (good, -0.2)},
+        code["<|de|>"]: {0.0: (good, -0.3)},
+    }
+    one_by_one, at_once = (faked(engine, prepared, FakeDecoder(script)) for _ in range(2))
+    options = [Options(language=language) for language in ("en", "de")]
+    retry, answered = one_by_one.decode_once([window(0)] * 2, options)
+    assert isinstance(retry, Retry)
+    passes = 1
+    outcome: Decoded | DecodeError | Retry = retry
+    while isinstance(outcome, Retry):
+        (outcome,) = one_by_one.decode_once([outcome], options[:1])
+        passes += 1
+    assert 3 == passes
+    whole = [essence(each) for each in at_once.decode([window(0)] * 2, options)]
+    assert whole == [essence(outcome), essence(answered)]  # type: ignore[arg-type]
+
+
+def test_seconds_of_the_windows_add_up_to_the_time_spent(
+    engine: WhisperEngine, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoder and decoder seconds are each window's share of its calls, however the batch is split into calls."""
+    now = [0.0]
+
+    class TimedDecoder(FakeDecoder):
+        def generate(self, features: Any, prompts: Sequence[Sequence[int]], **settings: Any) -> list[Any]:
+            now[0] += 1.0
+            return super().generate(features, prompts, **settings)
+
+        def detect_language(self, features: Any) -> list[list[tuple[str, float]]]:
+            now[0] += 0.5
+            return [[("<|de|>", 0.9)]] * features.shape[0]
+
+    class TimedEncoder:
+        def encode(self, mel: Any) -> Any:
+            now[0] += 0.25 * len(mel)
+            return mel
+
+    code = prepared.special_tokens
+    good, repeating = list(range(300, 312)), [300] * 60
+    script = {
+        code["<|en|>"]: {0.0: (repeating, -0.1), 0.2: (good, -0.2)},
+        code["<|de|>"]: {0.0: (good, -0.3)},
+    }
+    made = faked(engine, prepared, TimedDecoder(script))
+    made._encoder = TimedEncoder()  # type: ignore[assignment]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    wishes = [Options(language="en"), Options(language="de"), Options(), Options(language="de", timestamps=False)]
+    outcomes = [text_of(each) for each in made.decode([window(0), window(1), window(2), window(3, 5.0)], wishes)]
+    assert 4 * 0.25 == sum(outcome.encode_seconds for outcome in outcomes)
+    # one detection; three windows share a call, of which one has a second pass; one of another length
+    assert pytest.approx(0.5 + 1 + 1 + 1) == sum(outcome.decode_seconds for outcome in outcomes)
+    assert pytest.approx(1 / 3 + 1) == outcomes[0].decode_seconds
+
+
 def test_the_last_temperature_is_taken_as_it_is(engine: WhisperEngine, prepared: Prepared) -> None:
     """When every temperature fails, the last attempt stands."""
     decoder = FakeDecoder({prepared.special_tokens["<|en|>"]: dict.fromkeys((0.0, 0.2), ([300] * 60, -0.1))})
@@ -240,7 +302,7 @@ def test_the_most_probable_sample_is_taken(engine: WhisperEngine, prepared: Prep
         faked(engine, prepared, decoder).decode([window(0)], [Options(language="en", temperatures=(0.6,))])[0]
     )
     assert tuple(good) == decoded.segments[0].tokens
-    assert SAMPLED > 1
+    assert BEST_OF > 1
 
 
 @pytest.mark.parametrize(
@@ -287,7 +349,9 @@ def test_segments_lie_where_the_timestamps_say(engine: WhisperEngine, prepared: 
     words = [first, *engine._tokens.encode(" ab cd"), first + 25, first + 30, *engine._tokens.encode(" ef")]
     decoder = FakeDecoder({prepared.special_tokens["<|en|>"]: {0.0: (words, -0.1)}})
     decoded = text_of(faked(engine, prepared, decoder).decode([window(0)], [Options(language="en")])[0])
-    assert [(0, 8_000, " ab cd"), (9_600, 32_000, " ef")] == [(s.start, s.end, s.text) for s in decoded.segments]
+    assert [(0, 8_000, " ab cd"), (9_600, 32_000, " ef")] == [
+        (s.start_sample, s.end_sample, s.text) for s in decoded.segments
+    ]
 
 
 def test_empty_text_has_no_ratio() -> None:
@@ -298,4 +362,4 @@ def test_empty_text_has_no_ratio() -> None:
 def test_folders_are_opened_by_path(prepared: Prepared) -> None:
     """A prepared folder is all the engine needs."""
     assert isinstance(prepared.folder, Path)
-    assert WhisperEngine.load(prepared, threads=1, precision="f32").languages
+    assert WhisperEngine.load(prepared, threads=1, precision="f32").info.languages

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tickertape.engine.word_timestamps import Alignment, clip_starts, time_words
 from tickertape.types import SAMPLES_PER_TOKEN, Word
-from tickertape.words import Alignment, begun, timed
 
 SECOND = 16_000
 
@@ -35,11 +35,11 @@ def test_words_are_monotone_and_lose_nothing(
 ) -> None:
     """Words rise in time within the window, keep every token, and join to the text; probabilities are in [0, 1]."""
     words, alignment, length = case
-    found = timed(words, alignment, length)
+    found = time_words(words, alignment, length)
     plain = "".join(text for text, _ in words)
     assert plain.replace(" ", "") == "".join(word.text for word, _ in found).replace(" ", "")
     assert sum(len(tokens) for _, tokens in words) == sum(count for _, count in found)
-    times = [time for word, _ in found for time in (word.start, word.end)]
+    times = [time for word, _ in found for time in (word.start_sample, word.end_sample)]
     assert sorted(times) == times
     assert all(0 <= time <= length for time in times)
     assert all(0 <= word.probability <= 1 for word, _ in found)
@@ -52,35 +52,35 @@ def pairs(*positions: int) -> list[tuple[int, int]]:
 def test_words_last_from_token_to_token() -> None:
     """A word begins at its first token's position and ends where the next begins."""
     words = [(" one", (1, 2)), (" two", (3,))]
-    found = timed(words, Alignment(pairs(0, 10, 25, 50), [0.5, 1.0, 0.25]), 30 * SECOND)
+    found = time_words(words, Alignment(pairs(0, 10, 25, 50), [0.5, 1.0, 0.25]), 30 * SECOND)
     assert [
         (" one", 0, 25 * SAMPLES_PER_TOKEN, 0.75),
         (" two", 25 * SAMPLES_PER_TOKEN, 50 * SAMPLES_PER_TOKEN, 0.25),
-    ] == [(word.text, word.start, word.end, word.probability) for word, _ in found]
+    ] == [(word.text, word.start_sample, word.end_sample, word.probability) for word, _ in found]
 
 
 def test_marks_go_to_the_word_they_touch() -> None:
     """Closing marks join the word before, opening marks the word after."""
     words = [(" (", (1,)), (" one", (2,)), (",", (3,)), (" two", (4,)), (".", (5,))]
-    found = timed(words, Alignment(pairs(0, 5, 10, 11, 20, 21), [0.5] * 5), 30 * SECOND)
+    found = time_words(words, Alignment(pairs(0, 5, 10, 11, 20, 21), [0.5] * 5), 30 * SECOND)
     assert [(" (one,", 3), (" two.", 2)] == [(word.text, count) for word, count in found]
 
 
 def test_a_pause_is_not_part_of_a_word() -> None:
     """The first word of a sentence gives up the pause before it."""
     words = [(f" w{n}", (n,)) for n in range(5)]
-    found = timed(words, Alignment(pairs(0, 500, 520, 540, 560, 580), [0.5] * 5), 30 * SECOND)
-    assert (460 * SAMPLES_PER_TOKEN, 500 * SAMPLES_PER_TOKEN) == (found[0][0].start, found[0][0].end)
+    found = time_words(words, Alignment(pairs(0, 500, 520, 540, 560, 580), [0.5] * 5), 30 * SECOND)
+    assert (460 * SAMPLES_PER_TOKEN, 500 * SAMPLES_PER_TOKEN) == (found[0][0].start_sample, found[0][0].end_sample)
 
 
 def test_no_words_no_times() -> None:
     """An empty text has no words."""
-    assert [] == timed([], Alignment([], []), SECOND)
+    assert [] == time_words([], Alignment([], []), SECOND)
 
 
 def test_the_first_word_begins_with_its_segment() -> None:
     """The silence before a segment is no part of its first word; a start outside that word changes nothing."""
     words = [Word(" one", 0, SECOND, 0.5), Word(" two", SECOND, 2 * SECOND, 0.5)]
-    assert [SECOND // 2, SECOND] == [word.start for word in begun(words, SECOND // 2)]
-    assert words == begun(words, 0) == begun(words, SECOND)
-    assert [] == begun([], SECOND)
+    assert [SECOND // 2, SECOND] == [word.start_sample for word in clip_starts(words, SECOND // 2)]
+    assert words == clip_starts(words, 0) == clip_starts(words, SECOND)
+    assert [] == clip_starts([], SECOND)

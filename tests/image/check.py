@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.image.sandbox import MIB, Sandbox, arguments, memory, metric, transcribe, wait_until_ready
+from tests.support.waiting import wait_until
 
 GONE_WITHIN = 12  # seconds; Cloud Run kills 10 s after SIGTERM
 SETTLE = 5  # seconds from ready to a look at the idle memory
 EXAMPLES = Path("examples/audio")
 TIMES = 100  # that an example is said in a recording which is still being transcribed when the service is to end
 GOALS = {"without_checkpoint_mib": 1430, "ready_seconds": 15, "idle_pss_mib": 1536}  # at most; 1.5 GB, 15 s, 1.5 GiB
-SERVING = "import tickertape.alone, tickertape.builders, tickertape.serving, tickertape.ui, gradio, ray.serve, openvino"
+SERVING = (
+    "import tickertape.server.run, tickertape.server.page.app, tickertape.cluster.serve, gradio, ray.serve, openvino"
+)
 LIBRARY = re.compile(r"^/(opt/tickertape|usr/local|usr)/lib/python3[^/]*/")
 NEVER_IMPORTED = re.compile(r"/(test|tests|idlelib|lib2to3|dist-packages|config-[^/]*)/")
 UNCHECKED = 1  # the flags in a .pyc's header: valid by hash, and never compared with its source (PEP 552)
@@ -69,9 +72,8 @@ def drained(server: subprocess.Popen[bytes]) -> dict[str, Any]:
     pool = ThreadPoolExecutor(1)
     asked = pool.submit(transcribe, long_recording(), vad="false")
     pool.shutdown(wait=False)
-    while not metric("requests_in_flight"):
-        assert not asked.done(), asked.result()
-        time.sleep(0.02)
+    wait_until(lambda: asked.done() or metric("requests_in_flight"))
+    assert not asked.done(), asked.result()
     began = time.monotonic()
     server.send_signal(signal.SIGTERM)
     code = server.wait(GONE_WITHIN)

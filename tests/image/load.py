@@ -25,7 +25,7 @@ from tests.image.sandbox import MIB, Group, Sandbox, arguments, memory, transcri
 
 MEMORY, CPUS, CLIENTS, ROUNDS = 4 * 2**30, 2, 8, 2
 SECONDS, RATE = 28, 16_000  # of noise in a recording: one window
-PATIENCE = 1800  # seconds for one answer, on a busy machine
+RESPONSE_TIMEOUT = 1800  # seconds for one answer, on a busy machine
 LOOK = 0.5  # seconds between looks at the memory
 
 
@@ -34,7 +34,7 @@ def main(image_root: str, description: str, result: str, model: str) -> None:
     sandbox = Sandbox(image_root, description, model=model, memory=MEMORY, cpus=CPUS)
     group = sandbox.group
     assert group is not None
-    sandbox.environment["TICKERTAPE_REQUEST_TIMEOUT"] = str(PATIENCE)
+    sandbox.environment["TICKERTAPE_REQUEST_TIMEOUT"] = str(RESPONSE_TIMEOUT)
     server = sandbox.serve()
     try:
         wait_until_ready(server)
@@ -61,7 +61,7 @@ def main(image_root: str, description: str, result: str, model: str) -> None:
 
 def ask(number: int) -> int:
     """Transcribe a window of noise; the status."""
-    return transcribe(noise(number), timeout=PATIENCE, vad="false", language="en", temperature="0.2")[0]
+    return transcribe(noise(number), timeout=RESPONSE_TIMEOUT, vad="false", language="en", temperature="0.2")[0]
 
 
 class Watch:

@@ -25,7 +25,7 @@ from recipes.demo.sentences import (
     training_sentences,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HELD_OUT = ROOT / "recipes" / "demo" / "heldout"
 EXAMPLES = ROOT / "examples" / "audio"
 CHECKPOINT = ROOT / "checkpoint"
@@ -52,6 +52,7 @@ needs_checkpoint = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_there_are_well_over_a_hundred_patterns_and_a_hundred_thousand_sentences() -> None:
     """The generator does not repeat itself: 100,000 distinct sentences in fewer than 160,000 draws."""
     assert sum(len(group) for group in PATTERNS[:-1]) > 300
@@ -78,6 +79,7 @@ def test_sentences_are_written_as_people_write_and_spoken_without_figures() -> N
         assert "  " not in item.written, item
 
 
+@pytest.mark.slow
 def test_one_way_of_saying_leads_to_one_way_of_writing() -> None:
     """Two sentences that sound the same are written the same, so a transcript has one right answer."""
     written: dict[str, str] = {}
@@ -120,6 +122,7 @@ def heard(spoken: str) -> str:
     return digits
 
 
+@pytest.mark.slow
 def test_held_out_sentences_never_appear_in_training() -> None:
     """The split is by the spoken words: no overlap by them nor by the written text."""
     training = list(islice(training_sentences(random.Random(1)), 20_000))
@@ -218,6 +221,7 @@ def test_the_tokenizer_brings_sentences_back() -> None:
 
 
 @needs_checkpoint
+@pytest.mark.reference
 def test_transformers_reads_the_tokenizer_alike() -> None:
     """The Whisper tokenizer of transformers, which builds its own from vocabulary and merges, gives the same tokens."""
     transformers = pytest.importorskip("transformers", reason="transformers is the reference that the layout is for")

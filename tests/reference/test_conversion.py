@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.checkpoint_factory import has_true_vocabulary, make_checkpoint
-from tickertape.checkpoints import Prepared, prepare
-from tickertape.encoder import Encoder
+from tests.support.checkpoint_factory import has_true_vocabulary, make_checkpoint
+from tickertape.checkpoints.prepare import Prepared, prepare
+from tickertape.engine.encoder import Encoder
 
 needed = ("torch", "transformers")
 pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(
         any(importlib.util.find_spec(name) is None for name in needed) or not has_true_vocabulary(),
         reason="torch, transformers and openai-whisper are not installed: pip install tickertape[reference]",

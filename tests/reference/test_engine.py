@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
-from tests.audio_factory import speech
-from tests.checkpoint_factory import make_checkpoint
-from tickertape.checkpoints import prepare
-from tickertape.engine import WhisperEngine
-from tickertape.features import log_mel
+from tests.support.audio_factory import speech
+from tests.support.checkpoint_factory import make_checkpoint
+from tickertape.checkpoints.prepare import prepare
+from tickertape.engine.mel import log_mel
+from tickertape.engine.whisper import WhisperEngine
 from tickertape.types import WINDOW_SAMPLES, Decoded, Options, Window
 
 torch = pytest.importorskip("torch", reason="the extra `reference` is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra `reference` is not installed")
 jiwer = pytest.importorskip("jiwer", reason="the extra `reference` is not installed")
 
+pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
 DEMO = Path(__file__).parents[2] / "checkpoint"
 HELD_OUT = Path(__file__).parents[2] / "recipes" / "demo" / "heldout"
 TOKENS = 48
@@ -98,12 +99,12 @@ def reference(folder: Path, heard: Window, options: Options, made: WhisperEngine
 
 def raw(made: WhisperEngine, heard: Sequence[Window], options: Options) -> list[Expected]:
     """The engine's answer with timestamps still among the tokens."""
-    jobs = [made._job(one, options) for one in heard]
-    made._decode_group(jobs)
-    return [Expected(job.attempt.tokens, job.attempt.avg_logprob, job.attempt.no_speech_prob) for job in jobs]
+    states = [made._state(one, options) for one in heard]
+    made._decode_group(states)
+    return [Expected(state.attempt.tokens, state.attempt.avg_logprob, state.attempt.no_speech_prob) for state in states]
 
 
-class _FirstPass(Exception):
+class _FirstPassError(Exception):
     """What the reference's first pass over a window gave."""
 
 
@@ -112,10 +113,10 @@ def first_pass(whisper: Any, features: Any, settings: dict[str, Any]) -> Any:
     inner = transformers.GenerationMixin.generate
 
     def once(*args: Any, **kwargs: Any) -> Any:
-        raise _FirstPass(inner(*args, **kwargs))
+        raise _FirstPassError(inner(*args, **kwargs))
 
     settings = settings | {"return_dict_in_generate": True, "output_scores": True}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(_FirstPass) as caught:  # noqa: PT012 - patched only here
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(_FirstPassError) as caught:  # noqa: PT012 - patched only here
         patch.setattr(transformers.GenerationMixin, "generate", once)
         whisper.generate(features, num_beams=1, do_sample=False, **settings)
     return caught.value.args[0]
@@ -202,7 +203,7 @@ class TestDemo:
 def compared(cache: Path, compute_type: str, precision: str) -> tuple[list[Expected], list[Expected]]:
     """The reference's answers on the demo checkpoint and the engine's, for windows padded to 30 s."""
     made = demo(cache, compute_type, precision, "full")
-    options = replace(GREEDY, language=made.languages[0], max_new_tokens=2 * TOKENS)
+    options = replace(GREEDY, language=made.info.languages[0], max_new_tokens=2 * TOKENS)
     heard = clips("unseen", 12) + clips("known", 12)
     return [reference(DEMO, one, options, made) for one in heard], raw(made, heard, options)
 
@@ -213,7 +214,7 @@ def word_errors(cache: Path, compute_type: str, precision: str) -> float:
         from recipes.demo.evaluate import normalise
     made = demo(cache, compute_type, precision, "trimmed")
     heard = clips("known")
-    outcomes = made.decode(heard, [replace(GREEDY, language=made.languages[0])] * len(heard))
+    outcomes = made.decode(heard, [replace(GREEDY, language=made.info.languages[0])] * len(heard))
     truth = [normalise(line["text"]) for line in manifest("known")]
     return float(jiwer.wer(truth, [normalise(one.text) for one in outcomes if isinstance(one, Decoded)]))
 
@@ -231,7 +232,7 @@ def manifest(name: str) -> list[dict[str, Any]]:
 
 def clips(name: str, count: int | None = None) -> list[Window]:
     """The first clips of a held-out set of the demo checkpoint's recipe, or all."""
-    from tickertape.audio import decode
+    from tickertape.audio.decode import decode
 
     found = [decode(HELD_OUT / line["audio"]).samples[0] for line in manifest(name)[:count]]
     return [Window(samples[:WINDOW_SAMPLES]) for samples in found]

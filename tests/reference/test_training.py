@@ -17,6 +17,7 @@ pytest.importorskip("jiwer", reason="the extra `reference` is not installed")
 from recipes.demo import tokenizer, train  # noqa: E402 - they need torch
 from recipes.demo.model import Shape  # noqa: E402
 
+pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
 CHECKPOINT = Path(__file__).parents[2] / "checkpoint"
 SHAPE = Shape(width=32, heads=2, encoder_layers=1, decoder_layers=1)
 FRAMES = 200  # 2 s

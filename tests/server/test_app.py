@@ -1,6 +1,6 @@
 """The API through ASGI: what good requests get, and the matrix of bad ones.
 
-Numbers in the parameters' names are rows of the project's table of bad inputs (50 to 78: requests).
+Numbers in the parameters' names are rows of the project's table of bad inputs (50 to 77: requests).
 """
 
 from __future__ import annotations
@@ -10,103 +10,34 @@ import gc
 import io
 import json
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
-from tests.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
-from tickertape import keys
-from tickertape.api import create_app
-from tickertape.audio import Limits
-from tickertape.errors import DecodeError, EngineFailed
-from tickertape.orders import CODES
-from tickertape.pipeline import Detect, Model
-from tickertape.settings import Settings
+from tests.support.asgi import END, MODEL, SOUND, URL, ApiClient, api_client, part, refusal, small
+from tests.support.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
+from tests.support.logs import LOG
+from tests.support.waiting import wait_until, wait_until_async
+from tickertape.audio.limits import Limits
+from tickertape.errors import DecodeError, EngineError
+from tickertape.pipeline import Detect
+from tickertape.server import transcription
+from tickertape.server.app import create_app
+from tickertape.server.auth import CONCURRENT, PER_MINUTE, add_key, remove_key
+from tickertape.server.params import CODES
 from tickertape.types import FALLBACK_TEMPERATURES, Samples, Span
-
-URL = "/v1/audio/transcriptions"
-ENVELOPE = {"message", "type", "param", "code"}
-
-
-def small(**knobs: Any) -> Settings:
-    """Settings with a limit of 1 MiB on uploads, so that exceeding it is cheap."""
-    return Settings(**{"body_limit": 2**20, "upload_room": 2**24, "max_audio_seconds": 60, **knobs})
-
-
-class Caller:
-    """An application and a client for it."""
-
-    def __init__(self, app: FastAPI, lines: list[str], engine: FakeEngine) -> None:
-        self.app = app
-        self.lines = lines
-        self.engine = engine
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines]
-
-    async def ask(
-        self, fields: dict[str, Any] | None = None, *, url: str = URL, file: Any = None, **request: Any
-    ) -> httpx.Response:
-        """Send a recording of a second, and the fields."""
-        upload = {"file": ("a.wav", wav(), "audio/wav")} if file is None else {"file": file}
-        return await self.client.post(url, data={"model": "demo", **(fields or {})}, files=upload, **request)
-
-    async def send(self, body: bytes, boundary: str = "XX", **headers: str) -> httpx.Response:
-        """Send a body as it is."""
-        kind = {"content-type": f"multipart/form-data; boundary={boundary}", **headers}
-        return await self.client.post(URL, content=body, headers=kind)
-
-
-def caller(settings: Settings | None = None, models: dict[str, Model] | None = None) -> Caller:
-    engine = FakeEngine()
-    lines: list[str] = []
-    app = create_app(
-        models or {"demo": model("demo", engine)}, settings or small(), emit=lines.append, decoders=decoders()
-    )
-    return Caller(app, lines, engine)
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[Caller]:
-    made = caller()
-    async with made.client:
-        yield made
-
-
-def refusal(response: httpx.Response) -> tuple[int, str, str | None]:
-    """Status, code and param of an answer in the envelope; fails if it is not in the envelope."""
-    error = response.json()["error"]
-    assert ENVELOPE == set(error)
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"]
-    return response.status_code, error["code"], error["param"]
-
-
-def part(name: str, value: bytes, *, filename: str | None = None, extra: bytes = b"", boundary: bytes = b"XX") -> bytes:
-    suffix = f'; filename="{filename}"' if filename is not None else ""
-    head = f'Content-Disposition: form-data; name="{name}"{suffix}\r\n'.encode()
-    return b"--" + boundary + b"\r\n" + head + extra + b"\r\n" + value + b"\r\n"
-
-
-END = b"--XX--\r\n"
-SOUND = part("file", wav(), filename="a.wav")
-MODEL = part("model", b"demo")
-
 
 # -- what a good request gets --------------------------------------------------------------------------------------
 
 
-async def test_json_is_the_default_format(api: Caller) -> None:
+async def test_json_is_the_default_format(api: ApiClient) -> None:
     """Without a format the answer is the text and the usage."""
     response = await api.ask()
     assert (200, "application/json") == (response.status_code, response.headers["content-type"])
@@ -114,7 +45,7 @@ async def test_json_is_the_default_format(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "srt", "vtt"])
-async def test_plain_formats_are_plain_text(api: Caller, form: str) -> None:
+async def test_plain_formats_are_plain_text(api: ApiClient, form: str) -> None:
     """text, srt and vtt come as plain text that holds the sentence."""
     response = await api.ask({"response_format": form})
     assert "text/plain; charset=utf-8" == response.headers["content-type"]
@@ -131,7 +62,7 @@ async def test_plain_formats_are_plain_text(api: Caller, form: str) -> None:
     ],
 )
 async def test_granularities_choose_the_lists_of_verbose_json(
-    api: Caller, granularities: list[str], expected: set[str]
+    api: ApiClient, granularities: list[str], expected: set[str]
 ) -> None:
     """verbose_json holds segments unless words alone are asked for, and a duration that is a number."""
     response = await api.ask({"response_format": "verbose_json", "timestamp_granularities[]": granularities})
@@ -140,27 +71,27 @@ async def test_granularities_choose_the_lists_of_verbose_json(
     assert (1.0, "english", "transcribe") == (body["duration"], body["language"], body["task"])
 
 
-async def test_word_timestamps_add_words(api: Caller) -> None:
+async def test_word_timestamps_add_words(api: ApiClient) -> None:
     """`word_timestamps` puts the words beside the segments of verbose_json, and asks the engine for their times."""
     body = (await api.ask({"response_format": "verbose_json", "word_timestamps": "true"})).json()
     assert (TEXT.split(), 2) == ([word["word"] for word in body["words"]], len(body["segments"]))
     assert [True] == [options.word_timestamps for options in api.engine.asked]
 
 
-async def test_logprobs_come_with_json(api: Caller) -> None:
+async def test_logprobs_come_with_json(api: ApiClient) -> None:
     """include[]=logprobs adds token, bytes and log probability of every token."""
     body = (await api.ask({"include[]": "logprobs"})).json()
     assert {"token": " Good", "bytes": list(b" Good"), "logprob": -0.125} == body["logprobs"][0]
 
 
-async def test_translation_asks_the_engine_to_translate(api: Caller) -> None:
+async def test_translation_asks_the_engine_to_translate(api: ApiClient) -> None:
     """The other endpoint is the same with another task."""
     response = await api.ask({"response_format": "verbose_json"}, url="/v1/audio/translations")
     assert "translate" == response.json()["task"]
     assert ["translate"] == [options.task for options in api.engine.asked]
 
 
-async def test_fields_reach_the_engine(api: Caller) -> None:
+async def test_fields_reach_the_engine(api: ApiClient) -> None:
     """Every field that the engine should know arrives there."""
     fields = {"language": "German", "prompt": "P", "hotwords": "H", "keywords[]": ["K"], "temperature": "0.5",
               "beam_size": "3", "priority": "batch"}  # fmt: skip
@@ -171,7 +102,7 @@ async def test_fields_reach_the_engine(api: Caller) -> None:
     assert options.deadline is not None
 
 
-async def test_empty_fields_are_as_good_as_none(api: Caller) -> None:
+async def test_empty_fields_are_as_good_as_none(api: ApiClient) -> None:
     """An empty temperature or language is the default, as from an HTML form."""
     assert 200 == (await api.ask({"temperature": "", "language": "", "prompt": ""})).status_code
     assert (None, FALLBACK_TEMPERATURES) == (api.engine.asked[-1].language, api.engine.asked[-1].temperatures)
@@ -180,7 +111,7 @@ async def test_empty_fields_are_as_good_as_none(api: Caller) -> None:
 async def test_whisper_1_is_the_first_model() -> None:
     """OpenAI's name means the default; any other name is its own model."""
     first, second = FakeEngine(), FakeEngine()
-    api = caller(models={"a/base": model("a/base", first), "b": model("b", second)})
+    api = api_client(models={"a/base": model("a/base", first), "b": model("b", second)})
     async with api.client:
         assert 200 == (await api.ask({"model": "whisper-1"})).status_code
         assert 200 == (await api.ask({"model": "b"})).status_code
@@ -191,21 +122,21 @@ async def test_whisper_1_is_the_first_model() -> None:
         assert "whisper-1" == (await api.client.get("/v1/models/whisper-1")).json()["id"]
 
 
-async def test_channels_can_be_split(api: Caller) -> None:
+async def test_channels_can_be_split(api: ApiClient) -> None:
     """A stereo call transcribed side by side names a speaker per channel."""
     stereo = ("a.wav", wav(channels=2), "audio/wav")
     body = (await api.ask({"channels": "split", "response_format": "verbose_json"}, file=stereo)).json()
     assert [0, 1, 0, 1] == [segment["channel"] for segment in body["segments"]]
 
 
-async def test_split_channels_are_few(api: Caller) -> None:
+async def test_split_channels_are_few(api: ApiClient) -> None:
     """More channels than the limit on split ones can still be mixed."""
     six = ("a.wav", wav(channels=6), "audio/wav")
     assert (400, "unsupported_channels", "file") == refusal(await api.ask({"channels": "split"}, file=six))
     assert 200 == (await api.ask(file=six)).status_code
 
 
-async def test_a_page_at_the_root_answers_nothing_of_the_api(api: Caller) -> None:
+async def test_a_page_at_the_root_answers_nothing_of_the_api(api: ApiClient) -> None:
     """With a page mounted at "/", wrong paths and methods under /v1 still get the envelope."""
 
     async def page(scope: Any, receive: Any, send: Any) -> None:
@@ -220,14 +151,14 @@ async def test_a_page_at_the_root_answers_nothing_of_the_api(api: Caller) -> Non
     assert "cache-control" not in (await api.client.get("/")).headers
 
 
-async def test_notices_come_as_warnings(api: Caller) -> None:
+async def test_notices_come_as_warnings(api: ApiClient) -> None:
     """What the client should know of an answer that succeeded is in `warnings`, and its codes in the log."""
     body = (await api.ask({"languages[]": ["en", "de"], "prompt": "long " * 300})).json()
     assert {"languages_detected", "prompt_truncated"} == {warning["code"] for warning in body["warnings"]}
     assert {"languages_detected", "prompt_truncated"} == set(api.log[-1]["warnings"])
 
 
-async def test_long_recordings_are_windows(api: Caller) -> None:
+async def test_long_recordings_are_windows(api: ApiClient) -> None:
     """A recording of a minute is decoded in windows; the record counts them."""
     response = await api.ask(file=("a.wav", wav(59.0, rate=8000), "audio/wav"))
     assert 200 == response.status_code
@@ -235,7 +166,7 @@ async def test_long_recordings_are_windows(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("url", ["/healthz", "/readyz", "/version", "/v1/models", "/metrics", "/docs", "/openapi.json"])
-async def test_get_endpoints_answer(api: Caller, url: str) -> None:
+async def test_get_endpoints_answer(api: ApiClient, url: str) -> None:
     """Everything that can be read answers 200 and bears a request id."""
     response = await api.client.get(url)
     assert 200 == response.status_code
@@ -245,13 +176,13 @@ async def test_get_endpoints_answer(api: Caller, url: str) -> None:
 @pytest.mark.parametrize(("processes", "told"), [(1, False), (3, True)])
 async def test_metrics_say_when_they_are_not_all(processes: int, told: bool) -> None:
     """Where several processes take requests, a scrape says that it comes from one of them."""
-    api = caller(small(api_replicas=processes))
+    api = api_client(small(api_replicas=processes))
     async with api.client:
         metrics = (await api.client.get("/metrics")).text
     assert told == metrics.startswith("# one of 3 API processes; each counts its own requests\n")
 
 
-async def test_request_ids_are_taken_if_they_are_sane(api: Caller) -> None:
+async def test_request_ids_are_taken_if_they_are_sane(api: ApiClient) -> None:
     """A caller's id comes back; one that could hide something is replaced."""
     sane = await api.client.get("/healthz", headers={"x-request-id": "trace-17.a_b"})
     odd = await api.client.get("/healthz", headers={"x-request-id": "<script>"})
@@ -259,16 +190,16 @@ async def test_request_ids_are_taken_if_they_are_sane(api: Caller) -> None:
     assert odd.headers["x-request-id"].startswith("req_")
 
 
-async def test_server_timing_says_where_time_went(api: Caller) -> None:
+async def test_server_timing_says_where_time_went(api: ApiClient) -> None:
     """The header names the stages of a transcription."""
     stages = {entry.split(";")[0].strip() for entry in (await api.ask()).headers["server-timing"].split(",")}
     assert {"read", "audio", "encode", "decode", "total"} <= stages
 
 
-async def test_query_strings_are_ignored(api: Caller) -> None:
+async def test_query_strings_are_ignored(api: ApiClient) -> None:
     """A query changes nothing and is not logged."""
     assert 200 == (await api.ask(url=f"{URL}?canary=zyx")).status_code
-    assert "zyx" not in "".join(api.lines)
+    assert "zyx" not in "".join(LOG.lines)
 
 
 # -- streams -------------------------------------------------------------------------------------------------------
@@ -278,7 +209,7 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(block.removeprefix("data: ")) for block in text.split("\n\n") if block.startswith("data: ")]
 
 
-async def test_stream_deltas_add_up_to_the_text(api: Caller) -> None:
+async def test_stream_deltas_add_up_to_the_text(api: ApiClient) -> None:
     """All deltas together are the text of the last event, which also bears the usage."""
     response = await api.ask({"stream": "true"}, file=("a.wav", wav(59.0, rate=8000), "audio/wav"))
     *deltas, done = events(response.text)
@@ -299,7 +230,7 @@ async def test_text_is_streamed_while_later_windows_wait() -> None:
                 gate.wait(300)
             return super().decode(windows, options)
 
-    api = caller(small(heartbeat=0.05), {"demo": model("demo", Gated())})
+    api = api_client(small(heartbeat=0.05), {"demo": model("demo", Gated())})
     body = SOUND.replace(wav(), wav(59.0, rate=8000)) + MODEL + part("stream", b"true") + part("vad", b"false") + END
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -320,7 +251,7 @@ async def test_text_is_streamed_while_later_windows_wait() -> None:
     assert b"transcript.text.done" in b"".join(sent)
 
 
-async def test_errors_before_the_first_event_are_ordinary(api: Caller) -> None:
+async def test_errors_before_the_first_event_are_ordinary(api: ApiClient) -> None:
     """A recording that cannot be read gets a 400, streamed or not."""
     response = await api.ask({"stream": "true"}, file=("a.wav", b"no sound", "audio/wav"))
     assert (400, "invalid_audio", "file") == refusal(response)
@@ -332,10 +263,10 @@ async def test_errors_within_a_stream_are_events() -> None:
     class Failing(FakeEngine):
         def decode(self, windows: Any, options: Any) -> Any:
             heard = super().decode(windows, options)
-            failed = EngineFailed("The engine failed.")
+            failed = EngineError("The engine failed.")
             return [failed if window.start else text for window, text in zip(windows, heard, strict=True)]
 
-    api = caller(models={"demo": model("demo", Failing())})
+    api = api_client(models={"demo": model("demo", Failing())})
     async with api.client:
         response = await api.ask({"stream": "true", "vad": "false"}, file=("a.wav", wav(59.0, rate=8000), "audio/wav"))
     last = events(response.text)[-1]
@@ -422,7 +353,7 @@ FIELD_ROWS: list[Any] = [
 
 
 @pytest.mark.parametrize(("fields", "code", "param"), FIELD_ROWS)
-async def test_bad_fields_are_refused(api: Caller, fields: dict[str, Any], code: str, param: str | None) -> None:
+async def test_bad_fields_are_refused(api: ApiClient, fields: dict[str, Any], code: str, param: str | None) -> None:
     """A field that cannot be honoured gets a 400 that names it, and the engine is not asked."""
     assert (400, code, param) == refusal(await api.ask(fields))
     assert code in CODES
@@ -463,7 +394,7 @@ RAW_ROWS: list[Any] = [
 
 
 @pytest.mark.parametrize(("body", "status", "code"), RAW_ROWS)
-async def test_bad_bodies_are_refused(api: Caller, body: bytes, status: int, code: str) -> None:
+async def test_bad_bodies_are_refused(api: ApiClient, body: bytes, status: int, code: str) -> None:
     """A body that is not a proper form, or too large, gets its own code, and none of it comes back."""
     response = await api.send(body)
     assert (status, code) == refusal(response)[:2]
@@ -482,14 +413,14 @@ async def test_bad_bodies_are_refused(api: Caller, body: bytes, status: int, cod
     ],
     ids=["52 JSON", "52 raw audio", "52 nothing", "52 urlencoded", "53 no boundary", "53 long boundary"],
 )
-async def test_only_forms_are_taken(api: Caller, kind: str, status: int, code: str) -> None:
+async def test_only_forms_are_taken(api: ApiClient, kind: str, status: int, code: str) -> None:
     """Another content type is refused unread."""
     response = await api.client.post(URL, content=b"{}", headers={"content-type": kind})
     assert (status, code, None) == refusal(response)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate"])
-async def test_compressed_bodies_are_refused(api: Caller, encoding: str) -> None:
+async def test_compressed_bodies_are_refused(api: ApiClient, encoding: str) -> None:
     """Row 9: Content-Encoding gets a 415; nothing is inflated."""
     response = await api.send(SOUND + MODEL + END, **{"content-encoding": encoding})
     assert (415, "unsupported_encoding", None) == refusal(response)
@@ -511,14 +442,17 @@ async def test_compressed_bodies_are_refused(api: Caller, encoding: str) -> None
         "",
     ],
 )
-async def test_file_names_do_not_matter(api: Caller, name: str) -> None:
+async def test_file_names_do_not_matter(api: ApiClient, name: str) -> None:
     """Row 61: the recording is used whatever it is called, and the name goes nowhere."""
-    response = await api.send(part("file", wav(), filename=name) + MODEL + END)
-    assert 200 == response.status_code
-    assert len(name) < 4 or name not in response.text + "".join(api.lines)
+    responses = [await api.send(part("file", wav(), filename=given) + MODEL + END) for given in ("a.wav", name)]
+    assert [200, 200] == [response.status_code for response in responses]
+    assert responses[0].text == responses[1].text
+    plain, odd = ({key: value for key, value in line.items() if isinstance(value, str)} for line in api.log)
+    assert plain.keys() == odd.keys()
+    assert {key for key in plain if plain[key] != odd[key]} == {"time", "request_id"}
 
 
-async def test_the_content_decides_not_its_type(api: Caller) -> None:
+async def test_the_content_decides_not_its_type(api: ApiClient) -> None:
     """Row 63: a WAV that calls itself a picture is a WAV."""
     assert 200 == (await api.ask(file=("a.png", wav(), "image/png"))).status_code
 
@@ -528,12 +462,12 @@ async def test_the_content_decides_not_its_type(api: Caller) -> None:
     [(b"\0", "invalid_audio"), (b"<html>", "invalid_audio"), (wav(0.0), "empty_audio"), (wav(0.05), "audio_too_short")],
     ids=["2 one byte", "6 html", "3 no samples", "5 too short"],
 )
-async def test_bad_recordings_are_refused(api: Caller, content: bytes, code: str) -> None:
+async def test_bad_recordings_are_refused(api: ApiClient, content: bytes, code: str) -> None:
     """What the decoder refuses is the caller's to mend: 400 and the file."""
     assert (400, code, "file") == refusal(await api.ask(file=("a.wav", content, "audio/wav")))
 
 
-async def test_recordings_over_the_limit_are_413(api: Caller) -> None:
+async def test_recordings_over_the_limit_are_413(api: ApiClient) -> None:
     """Row 46: an honest recording over the cap gets 413, and the message names the cap."""
     response = await api.ask(file=("a.wav", wav(61.0, rate=8000), "audio/wav"))
     assert (413, "audio_too_long", "file") == refusal(response)
@@ -541,7 +475,7 @@ async def test_recordings_over_the_limit_are_413(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("name", ["nope", "../../etc/passwd", "https://example.org/x", "openai/whisper-large-v3"])
-async def test_unknown_models_are_404(api: Caller, name: str) -> None:
+async def test_unknown_models_are_404(api: ApiClient, name: str) -> None:
     """Row 69: a model's name is only ever looked up."""
     response = await api.ask({"model": name})
     assert (404, "model_not_found", "model") == refusal(response)
@@ -550,7 +484,7 @@ async def test_unknown_models_are_404(api: Caller, name: str) -> None:
 
 async def test_english_only_models_do_not_translate() -> None:
     """A checkpoint that cannot translate says so before any work."""
-    api = caller(models={"demo": model("demo", translates=False)})
+    api = api_client(models={"demo": model("demo", translates=False)})
     async with api.client:
         assert (400, "invalid_task", "task") == refusal(await api.ask(url="/v1/audio/translations"))
 
@@ -570,7 +504,7 @@ async def test_english_only_models_do_not_translate() -> None:
     ],
 )
 async def test_odd_paths_and_methods_get_the_envelope(
-    api: Caller, method: str, path: str, status: int, code: str
+    api: ApiClient, method: str, path: str, status: int, code: str
 ) -> None:
     """Row 75: the framework's own refusals look like all others; 405 names the method to use."""
     response = await api.client.request(method, path)
@@ -581,7 +515,7 @@ async def test_odd_paths_and_methods_get_the_envelope(
 # -- limits, keys, load --------------------------------------------------------------------------------------------
 
 
-async def test_declared_size_is_refused_unread(api: Caller) -> None:
+async def test_declared_size_is_refused_unread(api: ApiClient) -> None:
     """Row 65: a body that declares too much is refused before any of it is asked for."""
 
     async def receive() -> dict[str, Any]:
@@ -599,7 +533,7 @@ async def test_declared_size_is_refused_unread(api: Caller) -> None:
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
-async def test_overlong_bodies_are_read_to_the_limit(api: Caller) -> None:
+async def test_overlong_bodies_are_read_to_the_limit(api: ApiClient) -> None:
     """Row 64: of an undeclared 26 MiB, at most 1.1 times the limit is read."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -614,10 +548,10 @@ async def test_overlong_bodies_are_read_to_the_limit(api: Caller) -> None:
 
 
 @pytest.fixture
-async def locked(tmp_path: Path) -> AsyncIterator[tuple[Caller, str, Path]]:
+async def locked(tmp_path: Path) -> AsyncIterator[tuple[ApiClient, str, Path]]:
     path = tmp_path / "keys.json"
-    secret = keys.add(path, "team", requests_per_minute=2, concurrent_requests=1)
-    made = caller(small(keys_file=path))
+    secret = add_key(path, "team", requests_per_minute=2, concurrent_requests=1)
+    made = api_client(small(keys_file=path))
     async with made.client:
         yield made, secret, path
 
@@ -635,7 +569,7 @@ async def locked(tmp_path: Path) -> AsyncIterator[tuple[Caller, str, Path]]:
     ids=["none", "wrong", "another scheme", "10 kB", "two headers", "no scheme"],
 )
 async def test_without_a_proper_key_nothing_is_done(
-    locked: tuple[Caller, str, Path], headers: list[tuple[str, str]]
+    locked: tuple[ApiClient, str, Path], headers: list[tuple[str, str]]
 ) -> None:
     """Row 74: 401 before the body is looked at, with a hint how to authenticate."""
     api, secret, _ = locked
@@ -647,7 +581,7 @@ async def test_without_a_proper_key_nothing_is_done(
     assert 200 == (await api.client.get("/healthz")).status_code
 
 
-async def test_a_key_lets_in_up_to_its_limit(locked: tuple[Caller, str, Path]) -> None:
+async def test_a_key_lets_in_up_to_its_limit(locked: tuple[ApiClient, str, Path]) -> None:
     """The third request of the minute gets 429 with Retry-After; the answers before it count down."""
     api, secret, _ = locked
     headers = {"authorization": f"Bearer {secret}"}
@@ -664,13 +598,13 @@ async def test_a_key_lets_in_up_to_its_limit(locked: tuple[Caller, str, Path]) -
     assert "team" == api.log[-1]["key_id"]
 
 
-async def test_keys_are_reloaded_when_the_file_changes(locked: tuple[Caller, str, Path]) -> None:
+async def test_keys_are_reloaded_when_the_file_changes(locked: tuple[ApiClient, str, Path]) -> None:
     """A new key works at once, a removed one no more, and a broken file changes nothing but the log."""
     api, secret, path = locked
-    fresh = keys.add(path, "other")
+    fresh = add_key(path, "other")
     bearer = {"authorization": f"Bearer {fresh}"}
     assert 200 == (await api.client.get("/v1/models", headers=bearer)).status_code
-    keys.remove(path, "team")
+    remove_key(path, "team")
     gone = await api.client.get("/v1/models", headers={"authorization": f"Bearer {secret}"})
     assert 401 == gone.status_code
     path.write_text("{}")
@@ -678,8 +612,8 @@ async def test_keys_are_reloaded_when_the_file_changes(locked: tuple[Caller, str
     assert any("keys file" in line["message"] for line in api.log)
 
 
-async def test_concurrent_requests_of_a_key_are_capped(locked: tuple[Caller, str, Path]) -> None:
-    """Row 78: a second request while the first is under way gets 429."""
+async def test_concurrent_requests_of_a_key_are_capped(locked: tuple[ApiClient, str, Path]) -> None:
+    """Row 77: a second request while the first is under way gets 429."""
     api, secret, _ = locked
     api.engine.gate = threading.Event()
     headers = {"authorization": f"Bearer {secret}"}
@@ -696,13 +630,12 @@ async def test_concurrent_requests_of_a_key_are_capped(locked: tuple[Caller, str
 
 async def test_overload_is_answered_at_once_with_a_time_to_retry() -> None:
     """Row 76: beyond the room for audio, JSON 503 and Retry-After; what was accepted is answered."""
-    api = caller(small(audio_seconds_in_flight=60))
+    api = api_client(small(audio_seconds_in_flight=60))
     api.engine.gate = threading.Event()
     async with api.client:
         accepted = [asyncio.create_task(api.ask()) for _ in range(2)]
         await asyncio.to_thread(api.engine.begun.wait, 300)
-        while api.app.state.service.admission.in_flight > 2:  # noqa: ASYNC110 - both are measured then: a second each
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: api.app.state.service.admission.in_flight <= 2)  # both are measured: 1 s each
         long = await api.ask(file=("a.wav", wav(59.0, rate=8000), "audio/wav"))
         api.engine.gate.set()
         assert (503, "overloaded", None) == refusal(long)
@@ -711,9 +644,10 @@ async def test_overload_is_answered_at_once_with_a_time_to_retry() -> None:
         assert 0.0 == api.app.state.service.admission.in_flight
 
 
+@pytest.mark.slow
 async def test_a_request_over_its_time_gets_504() -> None:
     """C13: when the deadline passes the request is answered, and the engine gets nothing of it afterwards."""
-    api = caller(small(request_timeout=2))
+    api = api_client(small(request_timeout=2))
     api.engine.gate = threading.Event()
     async with api.client:
         response = await api.ask({"vad": "false"}, file=("a.wav", wav(59.0, rate=8000), "audio/wav"))
@@ -722,15 +656,15 @@ async def test_a_request_over_its_time_gets_504() -> None:
     assert len(api.engine.asked) <= 1
 
 
-@pytest.mark.parametrize("failure", [EngineFailed("The engine failed."), ValueError("canary-zyx")])
+@pytest.mark.parametrize("failure", [EngineError("The engine failed."), ValueError("canary-zyx")])
 async def test_an_engine_that_fails_is_a_500_without_details(failure: Exception) -> None:
     """The client learns the code and the request id; the log learns the place, nobody the message."""
-    api = caller()
+    api = api_client()
     api.engine.failure = failure
     async with api.client:
         response = await api.ask()
     assert (500, "engine_failed", None) == refusal(response)
-    assert "zyx" not in response.text + "".join(api.lines)
+    assert "zyx" not in response.text + "".join(LOG.lines)
     assert "ERROR" == api.log[-1]["severity"]
 
 
@@ -739,18 +673,19 @@ async def test_an_engine_that_fails_is_a_500_without_details(failure: Exception)
     [
         (None, {}, 200),
         (None, {"stream": "true"}, 200),
-        (EngineFailed("The engine failed."), {}, 500),
-        (EngineFailed("The engine failed."), {"stream": "true"}, 500),
+        (EngineError("The engine failed."), {}, 500),
+        (EngineError("The engine failed."), {"stream": "true"}, 500),
         (DecodeError("It cannot be decoded."), {}, 500),
     ],
 )
+@pytest.mark.slow
 async def test_no_recording_waits_for_the_collector(
     failure: Exception | None, fields: dict[str, str], status: int
 ) -> None:
     """The samples of a request are let go with its answer, whatever that is."""
     engine = FakeEngine(failure=failure)
     with recordings_held() as (detect, gone, _):
-        api = caller(None, {"demo": model("demo", engine, detect=detect)})
+        api = api_client(None, {"demo": model("demo", engine, detect=detect)})
         async with api.client:
             assert status == (await api.ask(fields)).status_code
         assert await asyncio.to_thread(gone)
@@ -758,12 +693,13 @@ async def test_no_recording_waits_for_the_collector(
 
 @pytest.mark.parametrize("fields", [{}, {"stream": "true"}])
 @pytest.mark.parametrize("timeout", [1, 300])
+@pytest.mark.slow
 def test_no_recording_is_kept_of_who_leaves(timeout: float, fields: dict[str, str]) -> None:
     """The samples of a client that left, and of a request whose time was up, are let go at once, too."""
     engine = FakeEngine(gate=threading.Event())
     with recordings_held() as (detect, gone, held):
         app = create_app(
-            {"demo": model("demo", engine, detect=detect)}, small(request_timeout=timeout), emit=lambda _: None,
+            {"demo": model("demo", engine, detect=detect)}, small(request_timeout=timeout),
             decoders=decoders(),
         )  # fmt: skip
         with Serving(app) as url, httpx.Client(base_url=url, timeout=60 if timeout == 1 else 1) as client:
@@ -788,10 +724,8 @@ def recordings_held() -> Iterator[tuple[Detect, Callable[[], bool], list[weakref
         return [Span(0, len(samples))]
 
     def gone() -> bool:
-        ending = time.monotonic() + 60
-        while any(samples() is not None for samples in held) and time.monotonic() < ending:
-            time.sleep(0.01)  # threads of ours may look at them a little longer
-        return bool(held) and all(samples() is None for samples in held)
+        wait_until(lambda: all(samples() is None for samples in held), 60)  # our threads may use them a little longer
+        return bool(held)
 
     gc.collect()
     gc.disable()
@@ -803,14 +737,14 @@ def recordings_held() -> Iterator[tuple[Detect, Callable[[], bool], list[weakref
 
 async def test_a_mistake_of_ours_is_a_500_in_the_envelope() -> None:
     """Whatever is raised inside, the client gets the envelope and the log the place, without the message."""
-    api = caller()
+    api = api_client()
     api.app.add_api_route("/broken", _broken)
     async with api.client:
         response = await api.client.get("/broken")
     assert (500, "internal_error", None) == refusal(response)
     trace = api.log[0]
     assert ("unexpected ZeroDivisionError", response.headers["x-request-id"]) == (trace["message"], trace["request_id"])
-    assert "canary" not in "".join(api.lines)
+    assert "canary" not in "".join(LOG.lines)
 
 
 async def _broken() -> None:
@@ -819,20 +753,154 @@ async def _broken() -> None:
 
 async def test_readiness_goes_through_the_engine() -> None:
     """A model that does not answer in time makes the service unready; liveness stays."""
-    api = caller(small(probe_timeout=0.5))
+    api = api_client(small(probe_timeout=0.5))
     api.engine.gate = threading.Event()
+
+    async def ready() -> bool:
+        return (await api.client.get("/readyz")).status_code == 200
+
     async with api.client:
         unready = await api.client.get("/readyz")
         assert 200 == (await api.client.get("/healthz")).status_code
         api.engine.gate.set()
-        while (await api.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - as a load balancer does
-            await asyncio.sleep(0.01)
+        await wait_until_async(ready)
     assert (503, "not_ready", None) == refusal(unready)
+
+
+async def test_the_ready_metric_is_measured_by_the_scrape() -> None:
+    """`tickertape_ready` is right without a call of /readyz; it is 0 while the engine fails or the service drains."""
+    api = api_client()
+
+    async def ready() -> str:
+        lines = (await api.client.get("/metrics")).text.splitlines()
+        return next(line for line in lines if line.startswith("tickertape_ready "))
+
+    async with api.client:
+        assert "tickertape_ready 1.0" == await ready()
+        assert await api.app.state.service.drain(1)
+        assert "tickertape_ready 0.0" == await ready()
+        api = api_client()
+        api.engine.failure = EngineError("The engine failed.")
+        assert "tickertape_ready 0.0" == await ready()
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [("0" * 5000, 200), ("0" * 5000 + "17", 200), ("9" * 5000, 413), ("0" * 5000 + "9" * 9, 413), ("\u0661", 200)],
+    ids=["zeros", "padded", "nines", "padded, too large", "Arabic digit"],
+)
+async def test_a_content_length_of_any_digits_is_understood(api: ApiClient, length: str, expected: int) -> None:
+    """A length of 5,000 digits is the number that it is; the server limits what comes in any case."""
+    headers = [(b"content-type", b"multipart/form-data; boundary=XX"), (b"content-length", length.encode())]
+    answer = await api.client.post(URL, content=SOUND + MODEL + END, headers=headers)
+    assert expected == answer.status_code
+
+
+@pytest.mark.parametrize("form", ["json", "text", "srt", "vtt", "verbose_json"])
+async def test_transcripts_are_rendered_in_a_thread(api: ApiClient, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Rendering a long transcript takes half a second, during which the event loop goes on."""
+    threads: list[int] = []
+    rendered = transcription.render
+
+    def render(*given: Any) -> Any:
+        threads.append(threading.get_ident())
+        return rendered(*given)
+
+    monkeypatch.setattr(transcription, "render", render)
+    assert 200 == (await api.ask({"response_format": form})).status_code
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
+
+
+async def test_a_lifespan_that_raises_still_closes_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that decode audio end also when the lifespan around the application fails."""
+    closed: list[bool] = []
+
+    @asynccontextmanager
+    async def failing(_: Any) -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("a backend cannot be closed")
+
+    app = create_app({"demo": model("demo")}, small(), lifespan=failing)
+    monkeypatch.setattr(app.state.service, "close", lambda: closed.append(True))
+    with pytest.raises(RuntimeError):
+        async with app.router.lifespan_context(app):
+            pass
+    assert [True] == closed
+
+
+def state(api: ApiClient) -> tuple[int, int, float]:
+    """Open requests, bytes of uploads and seconds of audio that the service has reserved."""
+    service = api.app.state.service
+    return service.requests.active, service.uploads.taken, service.admission.in_flight
+
+
+async def leave(api: ApiClient, body: bytes, *, more: bool = False, when: Callable[[], Any] = lambda: None) -> None:
+    """Send a body, more of which is announced or not, and leave when `when` returns."""
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": more}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await asyncio.to_thread(when)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise OSError("the client has left")
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=XX")]
+    scope = {"type": "http", "method": "POST", "path": URL, "query_string": b"", "headers": headers, "root_path": ""}
+    with suppress(OSError):
+        await api.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("stream", [b"", part("stream", b"true")], ids=["whole", "stream"])
+@pytest.mark.slow
+async def test_clients_that_leave_give_back_what_they_reserved(stream: bytes) -> None:
+    """A client that leaves in its upload, while its audio is decoded, in the engine or in its answer costs nothing."""
+    api = api_client()
+    whole = SOUND + MODEL + stream + END
+    async with api.client:
+        await leave(api, SOUND[:100], more=True)
+        assert (0, 0, 0.0) == state(api)
+        await leave(api, whole)
+        assert (0, 0, 0.0) == state(api)
+        answered = threading.Event()
+        await leave(api, whole, when=partial(answered.wait, 5))  # sending the answer fails before
+        answered.set()
+        assert (0, 0, 0.0) == state(api)
+        api.engine.begun.clear()
+        api.engine.gate = threading.Event()
+        pairs = [leave(api, whole, when=api.engine.begun.wait), leave(api, whole, when=api.engine.begun.wait)]
+        await asyncio.gather(*pairs)
+        assert (0, 0, 0.0) == state(api)
+        api.engine.gate.set()
+        assert 200 == (await api.ask()).status_code
+        assert (0, 0, 0.0) == state(api)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": "true"}])
+async def test_requests_that_fail_give_back_what_they_reserved(fields: dict[str, str]) -> None:
+    """Whichever step of a request fails, nothing stays reserved, and another request is answered."""
+    api = api_client(small(audio_seconds_in_flight=60))
+    noise, long = ("a.wav", b"noise", "audio/wav"), ("a.wav", wav(61.0, rate=8000), "audio/wav")
+    async with api.client:
+        for _ in range(3):
+            assert 400 == (await api.ask({**fields, "language": "xx"})).status_code
+            assert 404 == (await api.ask({**fields, "model": "none"})).status_code
+            assert 400 == (await api.ask(fields, file=noise)).status_code
+            assert 413 == (await api.ask(fields, file=long)).status_code
+            api.engine.failure = EngineError("The engine failed.")
+            assert 500 == (await api.ask(fields)).status_code
+            api.engine.failure = None
+            assert (0, 0, 0.0) == state(api)
+        assert 200 == (await api.ask(fields)).status_code
+    assert (0, 0, 0.0) == state(api)
 
 
 async def test_draining_refuses_new_work_and_finishes_the_old() -> None:
     """C6: readiness is red at once, a new request gets 503 with Retry-After, the accepted one its text."""
-    api = caller()
+    api = api_client()
     api.engine.gate = threading.Event()
     async with api.client:
         accepted = asyncio.create_task(api.ask())
@@ -850,18 +918,18 @@ async def test_draining_refuses_new_work_and_finishes_the_old() -> None:
 
 async def test_what_outlasts_the_grace_is_told() -> None:
     """When the grace ends first, a request gets 503 with Retry-After, and the room that it held is given back."""
-    api = caller()
+    api = api_client()
     api.engine.gate = threading.Event()
     service = api.app.state.service
     async with api.client:
-        accepted = asyncio.create_task(api.ask(headers={"idempotency-key": "k"}))
+        accepted = asyncio.create_task(api.ask())
         await asyncio.to_thread(api.engine.begun.wait, 300)
         assert not await service.drain(0.01)
         answer = await accepted
         api.engine.gate.set()
     assert (503, "shutting_down", None) == refusal(answer)
     assert "2" == answer.headers["retry-after"]
-    assert (0, 0, 0.0) == (service.door.inside, service.uploads.taken, service.admission.in_flight)
+    assert (0, 0, 0.0) == (service.requests.active, service.uploads.taken, service.admission.in_flight)
 
 
 async def test_a_stream_that_outlasts_the_grace_ends_with_an_error() -> None:
@@ -875,7 +943,7 @@ async def test_a_stream_that_outlasts_the_grace_ends_with_an_error() -> None:
                 gate.wait(300)
             return super().decode(windows, options)
 
-    api = caller(models={"demo": model("demo", Gated())})
+    api = api_client(models={"demo": model("demo", Gated())})
     async with api.client:
         sound = ("a.wav", wav(59.0, rate=8000), "audio/wav")
         accepted = asyncio.create_task(api.ask({"stream": "true", "vad": "false"}, file=sound))
@@ -887,46 +955,28 @@ async def test_a_stream_that_outlasts_the_grace_ends_with_an_error() -> None:
     assert ("shutting_down", 503) == (api.log[-1]["code"], api.log[-1]["status"])
 
 
-async def test_one_idempotency_key_is_one_computation() -> None:
-    """Row 77: the same request under one key is computed once, at once and later, with the same body."""
-    api = caller()
-    api.engine.gate = threading.Event()
-    headers = {"idempotency-key": "k1"}
-    async with api.client:
-        both = [asyncio.create_task(api.ask(headers=headers)) for _ in range(2)]
-        await asyncio.to_thread(api.engine.begun.wait, 300)
-        api.engine.gate.set()
-        bodies = [(await task).content for task in both]
-        bodies.append((await api.ask(headers=headers)).content)
-        assert 1 == len(api.engine.asked)
-        assert 1 == len(set(bodies))
-        await api.ask({"language": "de"}, headers=headers)
-        await api.ask(headers={"idempotency-key": "k2"})
-        assert 3 == len(api.engine.asked)
-
-
 async def test_cors_is_off_unless_set() -> None:
     """Only origins that were named may call from a browser."""
     origin = {"origin": "https://desk.example"}
-    closed, open_ = caller(), caller(small(cors_origins=("https://desk.example",)))
+    closed, open_ = api_client(), api_client(small(cors_origins=("https://desk.example",)))
     async with closed.client, open_.client:
         assert "access-control-allow-origin" not in (await closed.client.get("/version", headers=origin)).headers
         allowed = await open_.client.get("/version", headers=origin)
         assert "https://desk.example" == allowed.headers["access-control-allow-origin"]
         exposed = set(allowed.headers["access-control-expose-headers"].split(", "))
-        assert {"x-request-id", "retry-after", *keys.PER_MINUTE, *keys.AT_ONCE} <= exposed
+        assert {"x-request-id", "retry-after", *PER_MINUTE, *CONCURRENT} <= exposed
         other = await open_.client.get("/version", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
 
 async def test_docs_can_be_turned_off() -> None:
     """Without `docs`, neither the page nor the document is there."""
-    api = caller(small(docs=False))
+    api = api_client(small(docs=False))
     async with api.client:
         assert [404, 404] == [(await api.client.get(url)).status_code for url in ("/docs", "/openapi.json")]
 
 
-async def test_nothing_a_client_sends_comes_out_elsewhere(api: Caller) -> None:
+async def test_nothing_a_client_sends_comes_out_elsewhere(api: ApiClient) -> None:
     """Goal 13: words in prompt, hotwords, file name and text appear in no log line, metric or error body."""
     canary = "zanzibarquux"
     engine_text = TEXT.split()[0]
@@ -941,6 +991,6 @@ async def test_nothing_a_client_sends_comes_out_elsewhere(api: Caller) -> None:
     ]
     assert [200, 400, 400, 404, 400, 404, 405] == [answer.status_code for answer in answers]
     metrics = (await api.client.get("/metrics")).text
-    told = "\n".join([*api.lines, metrics, *(answer.text + str(answer.headers) for answer in answers)])
+    told = "\n".join([*LOG.lines, metrics, *(answer.text + str(answer.headers) for answer in answers)])
     assert canary not in told.lower()
-    assert engine_text not in "\n".join([*api.lines, metrics])
+    assert engine_text not in "\n".join([*LOG.lines, metrics])

@@ -1,7 +1,7 @@
 """Bad recordings over HTTP, row by row: status, code and warnings of the whole table of bad content.
 
-`tests/test_audio.py` holds the rows and shows what the decoder makes of each; here each goes through the API. What a
-model makes of sound without words is shown with the demo checkpoint.
+`tests/audio/test_decode.py` holds the rows and shows what the decoder makes of each; here each goes through the API.
+What a model makes of sound without words is shown with the demo checkpoint.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import httpx
 import numpy as np
 import pytest
 
-from tests import audio_factory as make
-from tests.fakes import TEXT, decoders, model
-from tests.test_audio import REFUSED, USED
-from tests.test_vad import NOISES
-from tickertape import errors, failures
-from tickertape.api import create_app
-from tickertape.audio import decode
-from tickertape.settings import Settings
+from tests.support import audio_factory as make
+from tests.support.bad_recordings import REFUSED, USED
+from tests.support.fakes import TEXT, decoders, model
+from tests.support.sounds import NOISES
+from tickertape import errors
+from tickertape.audio.decode import decode
+from tickertape.server.app import create_app
+from tickertape.server.settings import Settings
 from tickertape.types import SAMPLE_RATE, Samples
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "checkpoint"
 URL = "/v1/audio/transcriptions"
 FOUR_HOURS = 4 * 3600.0
@@ -35,7 +35,7 @@ KINDS = {kind.code for kind in vars(errors).values() if isinstance(kind, type) a
 def client_of(models: Any, **knobs: Any) -> httpx.AsyncClient:
     """A client of an application around the models."""
     settings = Settings(**{"max_audio_seconds": FOUR_HOURS, **knobs})
-    app = create_app(models, settings, emit=lambda _: None, decoders=decoders())
+    app = create_app(models, settings, decoders=decoders())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=300)
 
 
@@ -81,6 +81,7 @@ async def test_a_used_row_is_a_200_with_its_warnings(
 
 
 @pytest.mark.parametrize("name", ["mp3", "m4a", "adts", "amr", "opus", "vorbis", "webm", "flac"])
+@pytest.mark.slow
 async def test_rows_14_15_a_hole_is_warned_of(client: httpx.AsyncClient, name: str) -> None:
     """400 bytes overwritten in a minute: a 200, the whole minute, and a warning."""
     answer = await sent(client, make.with_hole(make.recording(name, 60.0), 0.437), response_format="verbose_json")
@@ -138,6 +139,7 @@ async def test_row_38_the_track_can_be_chosen(client: httpx.AsyncClient) -> None
 
 
 @pytest.mark.parametrize("name", ["flac", "m4a", "opus", "mp3"])
+@pytest.mark.slow
 async def test_row_44_hours_of_silence_are_a_413(client: httpx.AsyncClient, name: str) -> None:
     """More than the limit of four hours in a small file is `audio_too_long`."""
     answer = await sent(client, make.BOMBS[name]())
@@ -159,8 +161,8 @@ async def test_row_46_a_long_call_learns_the_cap_and_the_way_out() -> None:
 def test_every_audio_error_has_its_status() -> None:
     """Too long and too large are 413, everything else that is wrong with a recording is 400."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.AudioError)]
-    large = {errors.AudioTooLong, errors.FileTooLarge}
-    assert {kind: 413 if kind in large else 400 for kind in kinds} == {kind: failures.status_of(kind) for kind in kinds}
+    large = {errors.AudioTooLongError, errors.FileTooLargeError}
+    assert {kind: 413 if kind in large else 400 for kind in kinds} == {kind: kind.status for kind in kinds}
 
 
 # -- row 47: sound without words, and words badly recorded, with the demo checkpoint -------------------------------
@@ -194,7 +196,7 @@ def demo() -> Iterator[Any]:
     """The demo checkpoint, with its speech detector."""
     if not (CHECKPOINT / "model.safetensors").exists():
         pytest.skip("the demo checkpoint is not in this checkout")
-    from tickertape.alone import open_models
+    from tickertape.server.run import open_models
 
     models = open_models(Settings(models=(f"demo={CHECKPOINT}",)).resolve())
     yield models
@@ -240,6 +242,7 @@ async def test_row_47_badly_recorded_speech_is_still_heard(demo: Any, name: str)
     ],
     ids=["emoji", "bidi", "NUL", "special tokens", "10 000 newlines", "300 words"],
 )
+@pytest.mark.slow
 async def test_row_72_a_real_model_takes_any_prompt(demo: Any, prompt: str, expected: set[str]) -> None:
     """Odd prompts are read as text by a real tokeniser; long ones are cut, with a warning."""
     async with client_of(demo) as client:

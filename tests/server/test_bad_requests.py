@@ -1,6 +1,6 @@
 """Bad requests at their full size and as they come over the wire: what the table of bad requests names in numbers.
 
-`tests/test_api.py` and `tests/test_server.py` hold most of its rows; here is what those show only in part.
+`tests/server/test_app.py` and `tests/server/test_run.py` hold most of its rows; here is what those show only in part.
 """
 
 from __future__ import annotations
@@ -17,34 +17,30 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes import TEXT, FakeEngine, Serving, model, wav
-from tests.test_api import END, MODEL, SOUND, Caller, caller, part, refusal, small
-from tests.test_server import KIND, PATIENCE, URL, House, code, everything, form, request, status
-from tickertape import keys
-from tickertape.api import create_app
-from tickertape.keys import Keyring
-from tickertape.settings import Settings
+from tests.support.asgi import END, MODEL, SOUND, URL, ApiClient, api_client, part, refusal, small
+from tests.support.fakes import TEXT, FakeEngine, Serving, model, wav
+from tests.support.logs import LOG
+from tests.support.sockets import FORM_TYPE, RunningServer, code, raw_form, raw_request, read_to_end, status
+from tests.support.waiting import TIMEOUT, wait_until_async
+from tickertape.server import auth
+from tickertape.server.app import create_app
+from tickertape.server.auth import Keyring, add_key
+from tickertape.server.errors import UnauthorizedError
+from tickertape.server.settings import Settings
 
 MEGABYTE = 2**20
 PIECE = 2**16  # bytes that a client sends at a time
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[Caller]:
-    made = caller()
-    async with made.client:
-        yield made
-
-
-@pytest.fixture
-async def large() -> AsyncIterator[Caller]:
+async def large() -> AsyncIterator[ApiClient]:
     """The limits of a real service."""
-    made = caller(Settings(body_limit=25 * MEGABYTE, max_audio_seconds=600))
+    made = api_client(Settings(body_limit=25 * MEGABYTE, max_audio_seconds=600))
     async with made.client:
         yield made
 
 
-async def streamed(api: Caller, *pieces: bytes) -> httpx.Response:
+async def streamed(api: ApiClient, *pieces: bytes) -> httpx.Response:
     """The answer to a body whose length is not declared, sent in pieces."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -61,18 +57,18 @@ async def streamed(api: Caller, *pieces: bytes) -> httpx.Response:
 @pytest.mark.parametrize(
     ("body", "param"), [(MODEL, "file"), (SOUND, "model"), (b"", "file")], ids=["no file", "no model", "neither"]
 )
-async def test_row_50_the_missing_field_is_named(api: Caller, body: bytes, param: str) -> None:
+async def test_row_50_the_missing_field_is_named(api: ApiClient, body: bytes, param: str) -> None:
     """400 `missing_field`, with the field in `param`."""
     assert (400, "missing_field", param) == refusal(await api.send(body + END))
 
 
 @pytest.mark.parametrize("filename", [None, "a.wav"], ids=["51 as a field", "as a file"])
-async def test_row_51_no_audio_comes_back(api: Caller, filename: str | None) -> None:
+async def test_row_51_no_audio_comes_back(api: ApiClient, filename: str | None) -> None:
     """A refusal holds nothing of the recording, whether it came as a field or as a file that is no recording."""
     answer = await api.send(part("file", b"canary-in-the-audio" * 50, filename=filename) + MODEL + END)
     assert 400 == refusal(answer)[0]
     assert b"canary" not in answer.content
-    assert "canary" not in "".join(api.lines)
+    assert "canary" not in "".join(LOG.lines)
 
 
 @pytest.mark.parametrize(
@@ -80,14 +76,14 @@ async def test_row_51_no_audio_comes_back(api: Caller, filename: str | None) -> 
     [("application/json", b'{"model": "demo", "file": "UklGRg=="}'), ("audio/wav", wav())],
     ids=["JSON", "raw audio"],
 )
-async def test_row_52_what_is_no_form_is_told_what_to_send(api: Caller, kind: str, body: bytes) -> None:
+async def test_row_52_what_is_no_form_is_told_what_to_send(api: ApiClient, kind: str, body: bytes) -> None:
     """415, and a message that names the content type to use."""
     answer = await api.client.post(URL, content=body, headers={"content-type": kind})
     assert (415, "unsupported_media_type", None) == refusal(answer)
     assert "multipart/form-data" in answer.json()["error"]["message"]
 
 
-async def test_row_9_a_compressed_form_is_not_unpacked(api: Caller) -> None:
+async def test_row_9_a_compressed_form_is_not_unpacked(api: ApiClient) -> None:
     """50 MB of zeros as a few kilobytes of gzip, declared as such, is refused before any of it is read."""
     packer = zlib.compressobj(9, wbits=31)
     packed = packer.compress(bytes(50 * MEGABYTE)) + packer.flush()
@@ -96,7 +92,7 @@ async def test_row_9_a_compressed_form_is_not_unpacked(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "not declared"])
-async def test_row_55_a_preamble_of_20_mb_is_not_searched(large: Caller, declared: bool) -> None:
+async def test_row_55_a_preamble_of_20_mb_is_not_searched(large: ApiClient, declared: bool) -> None:
     """400 at the first piece: what should be the boundary is something else."""
     body = b"\r\n" * (10 * MEGABYTE) + SOUND + MODEL + END
     answer = await (large.send(body) if declared else streamed(large, body))
@@ -106,14 +102,14 @@ async def test_row_55_a_preamble_of_20_mb_is_not_searched(large: Caller, declare
 
 
 @pytest.mark.parametrize(("name", "expected"), [("language", "field_too_large"), ("prompt", "prompt_too_long")])
-async def test_row_56_a_field_of_2_mb_is_too_large(large: Caller, name: str, expected: str) -> None:
+async def test_row_56_a_field_of_2_mb_is_too_large(large: ApiClient, name: str, expected: str) -> None:
     """400 that names the field; the rest is not read."""
     answer = await streamed(large, SOUND, MODEL, part(name, b"x" * 2 * MEGABYTE), END)
     assert (400, expected, name) == refusal(answer)
     assert large.log[-1]["request_bytes"] <= MEGABYTE
 
 
-async def test_row_57_unknown_fields_are_refused_at_the_first(large: Caller) -> None:
+async def test_row_57_unknown_fields_are_refused_at_the_first(large: ApiClient) -> None:
     """Two hundred unknown fields of a megabyte: 400 when the first begins; declared as a whole, 413."""
     field = part("bogus", b"x" * MEGABYTE)
     answer = await streamed(large, SOUND, *[field] * 200, END)
@@ -124,13 +120,13 @@ async def test_row_57_unknown_fields_are_refused_at_the_first(large: Caller) -> 
     assert (413, "file_too_large", "file") == refusal(answer)
 
 
-async def test_row_58_many_files_are_refused(api: Caller) -> None:
+async def test_row_58_many_files_are_refused(api: ApiClient) -> None:
     """1,100 files: 400 at the second."""
     answer = await api.send(part("file", b"x", filename="a.wav") * 1100 + MODEL + END)
     assert (400, "duplicate_field", "file") == refusal(answer)
 
 
-async def test_row_59_whichever_file_comes_first(api: Caller) -> None:
+async def test_row_59_whichever_file_comes_first(api: ApiClient) -> None:
     """Two files are never one of them, whatever is between them."""
     other = part("file", wav(0.5), filename="b.wav")
     for body in (SOUND + MODEL + other, other + SOUND + MODEL, MODEL + SOUND + other):
@@ -141,15 +137,15 @@ async def test_row_59_whichever_file_comes_first(api: Caller) -> None:
 @pytest.mark.parametrize(
     "name", ["a\0b.wav", "%00%0d%0a.wav", "a%0D%0AX-Injected: yes", "con", "-rf", "nul.wav", "x" * 255]
 )
-async def test_row_61_odd_names_change_nothing(api: Caller, name: str) -> None:
+async def test_row_61_odd_names_change_nothing(api: ApiClient, name: str) -> None:
     """A NUL, escaped line ends and names that mean something to a system: 200, and no header or line of theirs."""
     answer = await api.send(part("file", wav(), filename=name) + MODEL + END)
     assert (200, TEXT) == (answer.status_code, answer.json()["text"])
     assert "x-injected" not in answer.headers
-    assert not any("Injected" in line or "\\u0000" in line for line in api.lines)
+    assert not any("Injected" in line or "\\u0000" in line for line in LOG.lines)
 
 
-async def test_row_61_a_name_with_a_line_end_is_no_name(api: Caller) -> None:
+async def test_row_61_a_name_with_a_line_end_is_no_name(api: ApiClient) -> None:
     """A raw line end begins another header of the part, which is ignored as all others are."""
     answer = await api.send(part("file", wav(), filename='a"\r\nX-Injected: "yes') + MODEL + END)
     assert 200 == answer.status_code
@@ -159,7 +155,7 @@ async def test_row_61_a_name_with_a_line_end_is_no_name(api: Caller) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"), [("english", "en"), ("ENGLISH", "en"), ("de-AT", "de"), ("Deutsch", ""), ("xx-INVALID", "")]
 )
-async def test_row_70_names_and_regions_of_languages(api: Caller, given: str, expected: str) -> None:
+async def test_row_70_names_and_regions_of_languages(api: ApiClient, given: str, expected: str) -> None:
     """English names and codes with a region are accepted, as documented; anything else is refused without echo."""
     answer = await api.ask({"language": given})
     if expected:
@@ -169,7 +165,7 @@ async def test_row_70_names_and_regions_of_languages(api: Caller, given: str, ex
         assert given not in answer.text
 
 
-async def test_row_71_an_empty_temperature_is_the_default(api: Caller) -> None:
+async def test_row_71_an_empty_temperature_is_the_default(api: ApiClient) -> None:
     """Empty, 0 and 0.0 are greedy with fallback; 1 is the highest."""
     for given, first in (("", 0.0), ("0", 0.0), ("0.0", 0.0), ("1", 1.0), ("1e-1", 0.1)):
         assert 200 == (await api.ask({"temperature": given})).status_code
@@ -187,7 +183,7 @@ async def test_row_71_an_empty_temperature_is_the_default(api: Caller) -> None:
     ],
     ids=["emoji", "bidi", "NUL", "10 000 newlines", "250 words"],
 )
-async def test_row_72_odd_prompts_reach_the_engine(api: Caller, prompt: str, expected: set[str]) -> None:
+async def test_row_72_odd_prompts_reach_the_engine(api: ApiClient, prompt: str, expected: set[str]) -> None:
     """A prompt is text, whatever it holds; one that is too long for the model is cut, with a warning."""
     answer = await api.ask({"prompt": prompt})
     assert (200, expected) == (answer.status_code, {one["code"] for one in answer.json().get("warnings", [])})
@@ -200,7 +196,7 @@ async def test_row_72_odd_prompts_reach_the_engine(api: Caller, prompt: str, exp
 def test_row_74_every_hash_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever key is right, or none, all known hashes are compared, each by a comparison of constant time."""
     path = tmp_path / "keys.json"
-    secrets = [keys.add(path, name) for name in ("first", "second", "third")]
+    secrets = [add_key(path, name) for name in ("first", "second", "third")]
     keyring = Keyring(path)
     compared: list[str] = []
 
@@ -208,12 +204,12 @@ def test_row_74_every_hash_is_compared(tmp_path: Path, monkeypatch: pytest.Monke
         compared.append(known)
         return hmac.compare_digest(known, given)
 
-    monkeypatch.setattr(keys, "hmac", type("Watched", (), {"compare_digest": staticmethod(compare)}))
+    monkeypatch.setattr(auth, "hmac", type("Watched", (), {"compare_digest": staticmethod(compare)}))
     for secret in (secrets[0], secrets[2], "tt-wrong"):
         compared.clear()
         try:
             keyring.authenticate([f"Bearer {secret}".encode()])
-        except keys.Unauthorized:
+        except UnauthorizedError:
             assert secret not in secrets
         assert 3 == len(compared)
 
@@ -222,9 +218,9 @@ def test_row_74_every_hash_is_compared(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    """One server for all that is odd."""
-    with House() as made:
+def server() -> Iterator[RunningServer]:
+    """One server for all tests of this file."""
+    with RunningServer() as made:
         yield made
 
 
@@ -232,7 +228,7 @@ def headed(*lines: str) -> bytes:
     return "\r\n".join([*lines, "Host: t", "Connection: close"]).encode() + b"\r\n\r\n"
 
 
-LENGTHS = (f"POST {URL} HTTP/1.1", KIND)
+LENGTHS = (f"POST {URL} HTTP/1.1", FORM_TYPE)
 SIZED, CHUNKED = "Content-Length: 5", "Transfer-Encoding: chunked"
 WEBSOCKET = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
              "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")  # fmt: skip
@@ -256,40 +252,40 @@ WIRE: list[Any] = [
     pytest.param(headed("GET /v1/nothing HTTP/1.1", "Bad Header: x"), {400}, id="space in a header's name"),
     pytest.param(headed("GET /v1/nothing HTTP/9.9"), {400}, id="HTTP/9.9"),
     pytest.param(headed(f"GET {URL} HTTP/1.1", *WEBSOCKET), {405}, id="WebSocket"),
-    pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}, id="78 HTTP/2"),
+    pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}, id="77 HTTP/2"),
     pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64), {400}, id="TLS"),
     pytest.param(b"nonsense\r\n\r\n", {400}, id="nonsense"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), WIRE)
-async def test_row_75_odd_requests_are_refused_in_the_envelope(house: House, text: bytes, expected: set[int]) -> None:
+async def test_row_75_odd_requests_are_refused_in_the_envelope(
+    server: RunningServer, text: bytes, expected: set[int]
+) -> None:
     """Whatever is odd on the wire is a 4xx in JSON, on a connection that closes; the server goes on."""
-    answer = await house.say(text)
+    answer = await server.exchange(text)
     assert status(answer) in expected
     assert code(answer)
     assert b"x-request-id: " in answer.lower()
-    assert 200 == status(await house.say(headed("GET /healthz HTTP/1.1")))
+    assert 200 == status(await server.exchange(headed("GET /healthz HTTP/1.1")))
 
 
 @pytest.mark.parametrize("lengths", [(SIZED, CHUNKED), (CHUNKED, SIZED), ("Content-Length: 0", SIZED)])
-async def test_row_75_nothing_is_smuggled(house: House, lengths: tuple[str, str]) -> None:
+async def test_row_75_nothing_is_smuggled(server: RunningServer, lengths: tuple[str, str]) -> None:
     """Behind two lengths that contradict each other no second request is found."""
-    answer = await house.say(headed(*LENGTHS, *lengths) + b"0\r\n\r\n" + headed("GET /healthz HTTP/1.1"))
+    answer = await server.exchange(headed(*LENGTHS, *lengths) + b"0\r\n\r\n" + headed("GET /healthz HTTP/1.1"))
     assert (400, 1) == (status(answer), answer.count(b"x-request-id: "))
 
 
 async def test_row_76_a_spike_is_turned_away_politely() -> None:
     """Ten times what there is room for: what fits is answered, the rest is told in JSON when to come back."""
-    api = caller(small(audio_seconds_in_flight=60))
+    api = api_client(small(audio_seconds_in_flight=60))
     api.engine.gate = threading.Event()
     long = ("a.wav", wav(25.0, rate=8000), "audio/wav")
     async with api.client:
         asked = [asyncio.create_task(api.ask(file=long)) for _ in range(20)]
-        refused = []
-        while len(refused) < 18:
-            refused = [task for task in asked if task.done()]
-            await asyncio.sleep(0.01)
+        await wait_until_async(lambda: sum(task.done() for task in asked) >= 18)
+        refused = [task for task in asked if task.done()]
         api.engine.gate.set()
         answers = [await task for task in asked]
     assert {200: 2, 503: 18} == Counter(answer.status_code for answer in answers)
@@ -298,23 +294,23 @@ async def test_row_76_a_spike_is_turned_away_politely() -> None:
         assert 1 <= int(answer.headers["retry-after"]) <= 60
 
 
-async def test_row_78_a_key_gets_no_more_than_its_share_of_connections(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_row_77_a_key_gets_no_more_than_its_share_of_connections(tmp_path: Path) -> None:
     """A hundred connections under one key that may have four requests under way: 96 are told 429 while four run."""
     path = tmp_path / "keys.json"
-    headers = {"authorization": f"Bearer {keys.add(path, 'team', concurrent_requests=4)}"}
+    headers = {"authorization": f"Bearer {add_key(path, 'team', concurrent_requests=4)}"}
     engine = FakeEngine(gate=threading.Event())
-    app = create_app({"demo": model("demo", engine)}, Settings(keys_file=path), emit=lambda _: None)
+    app = create_app({"demo": model("demo", engine)}, Settings(keys_file=path))
     limits = httpx.Limits(max_connections=100)
     with Serving(app) as url:
-        async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=PATIENCE) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=TIMEOUT) as client:
 
             async def ask() -> tuple[int, str | None]:
                 answer = await client.post(URL, data={"model": "demo"}, files={"file": ("a.wav", wav())})
                 return answer.status_code, answer.headers.get("retry-after")
 
             asked = [asyncio.create_task(ask()) for _ in range(100)]
-            while sum(task.done() for task in asked) < 96:  # noqa: ASYNC110 - the server is in another thread
-                await asyncio.sleep(0.01)
+            await wait_until_async(lambda: sum(task.done() for task in asked) >= 96)
             assert engine.gate is not None
             engine.gate.set()
             outcomes = Counter([await task for task in asked])
@@ -322,10 +318,10 @@ async def test_row_78_a_key_gets_no_more_than_its_share_of_connections(tmp_path:
 
 
 @pytest.mark.parametrize("offer", [H2C, WEBSOCKET], ids=["HTTP/2", "WebSocket"])
-async def test_row_78_no_other_protocol_is_offered(house: House, offer: tuple[str, ...]) -> None:
+async def test_row_77_no_other_protocol_is_offered(server: RunningServer, offer: tuple[str, ...]) -> None:
     """An offer to change the protocol is not taken up: the form that came with it is answered over HTTP/1.1."""
-    body = form()
-    answer = await house.say(headed(*LENGTHS, f"Content-Length: {len(body)}", *offer) + body)
+    body = raw_form()
+    answer = await server.exchange(headed(*LENGTHS, f"Content-Length: {len(body)}", *offer) + body)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert TEXT.encode() in answer
 
@@ -337,7 +333,7 @@ async def test_a_websocket_is_turned_away() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    made = caller()
+    made = api_client()
     await made.app({"type": "websocket", "path": URL, "headers": [], "query_string": b""}, None, send)
     assert [{"type": "websocket.close", "code": 1008}] == sent
 
@@ -345,7 +341,7 @@ async def test_a_websocket_is_turned_away() -> None:
 async def ended(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bytes:
     """What still comes until the server closes the connection."""
     reader, writer = connection
-    rest = await asyncio.wait_for(reader.read(), PATIENCE)
+    rest = await asyncio.wait_for(reader.read(), TIMEOUT)
     writer.close()
     return rest
 
@@ -354,20 +350,21 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: t\r\n"
 
 
 @pytest.mark.parametrize("begun", [b"", b"\r\n", b"GE", HEAD], ids=["idle", "a line end", "half a line", "no end"])
+@pytest.mark.slow
 async def test_row_66_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> None:
     """A connection on which nothing comes, or no more than the beginning of a request, is closed."""
-    with House(keep_alive=1) as house:
-        connection = await house.connect()
+    with RunningServer(keep_alive=1) as server:
+        connection = await server.connect()
         connection[1].write(begun)
         assert b"" == await ended(connection)
 
 
 async def test_row_66_headers_that_trickle_end_the_connection() -> None:
     """A header now and then does not keep a connection: the clock runs from a head's beginning."""
-    with House(keep_alive=1) as house:
-        reader, writer = await house.connect()
+    with RunningServer(keep_alive=1) as server:
+        reader, writer = await server.connect()
         writer.write(HEAD)
-        ending = asyncio.create_task(asyncio.wait_for(everything(reader), PATIENCE))
+        ending = asyncio.create_task(asyncio.wait_for(read_to_end(reader), TIMEOUT))
         sent = 0
         while not ending.done() and sent < 1000:
             writer.write(b"X-A: b\r\n")
@@ -378,11 +375,12 @@ async def test_row_66_headers_that_trickle_end_the_connection() -> None:
         writer.close()
 
 
+@pytest.mark.slow
 async def test_row_66_a_connection_is_kept_between_requests_only_so_long() -> None:
     """After an answer another request is answered; one that does not come, or stops, ends the connection."""
-    with House(keep_alive=4) as house:
+    with RunningServer(keep_alive=4) as server:
         for begun in (b"", HEAD):
-            connection = await house.connect()
+            connection = await server.connect()
             for _ in range(2):
                 connection[1].write(HEAD + b"\r\n")
                 assert b"200 OK" in await connection[0].readuntil(b'{"status":"ok"}')
@@ -390,29 +388,30 @@ async def test_row_66_a_connection_is_kept_between_requests_only_so_long() -> No
             assert b"" == await ended(connection)
 
 
+@pytest.mark.slow
 async def test_row_66_work_is_not_idleness() -> None:
     """A request that takes longer than a connection may be idle is answered, and so is an upload that does."""
-    with House(keep_alive=4) as house:
-        house.engine.gate = threading.Event()
-        body = form()
-        reader, writer = await house.connect()
-        writer.write(request(body)[: -len(body)] + body[:5000])
+    with RunningServer(keep_alive=4) as server:
+        server.engine.gate = threading.Event()
+        body = raw_form()
+        reader, writer = await server.connect()
+        writer.write(raw_request(body)[: -len(body)] + body[:5000])
         await asyncio.sleep(5)
         writer.write(body[5000:])
-        await asyncio.to_thread(house.engine.begun.wait, PATIENCE)
+        await asyncio.to_thread(server.engine.begun.wait, TIMEOUT)
         await asyncio.sleep(5)
-        house.engine.gate.set()
+        server.engine.gate.set()
         assert 200 == status(await ended((reader, writer)))
 
 
 async def test_row_67_a_client_that_leaves_between_chunks_is_forgotten() -> None:
     """The same as with a declared length: nothing is decoded, the room is given back, the log says 499."""
-    with House() as house:
-        _, writer = await house.connect()
-        head = f"POST {URL} HTTP/1.1\r\nHost: t\r\n{KIND}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-        writer.write(head + b"3e8\r\n" + form()[:1000] + b"\r\n")
+    with RunningServer() as server:
+        _, writer = await server.connect()
+        head = f"POST {URL} HTTP/1.1\r\nHost: t\r\n{FORM_TYPE}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        writer.write(head + b"3e8\r\n" + raw_form()[:1000] + b"\r\n")
         await writer.drain()
         writer.transport.abort()
-        assert "client_closed_request" == (await house.logged(499))["code"]
-        assert (0, 0.0) == (house.service.uploads.taken, house.service.admission.in_flight)
-        assert [] == house.engine.asked
+        assert "client_closed_request" == (await server.logged(499))["code"]
+        assert (0, 0.0) == (server.service.uploads.taken, server.service.admission.in_flight)
+        assert [] == server.engine.asked

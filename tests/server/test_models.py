@@ -1,4 +1,4 @@
-"""Which models the settings ask for, and that what they say of opening them is done."""
+"""The models of the settings, and how they are opened."""
 
 from __future__ import annotations
 
@@ -9,62 +9,64 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from tests.checkpoint_factory import make_adapter, make_checkpoint
-from tickertape import roster
-from tickertape.errors import CheckpointMissing, OptionError
-from tickertape.settings import Settings
+from tests.support.checkpoint_factory import make_adapter, make_checkpoint
+from tickertape.errors import CheckpointNotFoundError, OptionError
+from tickertape.server.models import absolute_source, model_sources, open_engine, prepare_models
+from tickertape.server.settings import Settings
 
 
 @pytest.fixture
 def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of random weights, and a cache of its own."""
+    """A checkpoint of random weights, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # opening an engine sets it
     return make_checkpoint(tmp_path / "micro", "micro")
 
 
 def test_models_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model is called as it was asked, or as its folder; folders get their whole path, hub ids stay."""
+    """A model has the name given, or its folder's; folders become absolute, hub ids stay unchanged."""
     (tmp_path / "calls").mkdir()
     monkeypatch.chdir(tmp_path)
-    found = roster.sources(Settings(models=("first=calls", "calls", "org/name@v2")))
+    found = model_sources(Settings(models=("first=calls", "calls", "org/name@v2")))
     assert {"first": str(tmp_path / "calls"), "calls": str(tmp_path / "calls"), "name": "org/name@v2"} == found
-    assert (["first", "calls", "name"], "") == (list(found), roster.placed(""))
+    assert (["first", "calls", "name"], "") == (list(found), absolute_source(""))
 
 
 @pytest.mark.parametrize("models", [("a=x", "a=y"), ("a b=x",), ("=x",)])
-def test_names_that_cannot_be_are_refused(models: tuple[str, ...]) -> None:
-    """Two models of one name, and names that have no place in a URL."""
+def test_invalid_names_are_rejected(models: tuple[str, ...]) -> None:
+    """Duplicate names and names that are not valid in a URL are errors."""
     with pytest.raises(OptionError):
-        roster.sources(Settings(models=models))
+        model_sources(Settings(models=models))
 
 
-def test_a_model_can_be_run_exactly(micro: Path) -> None:
-    """`compute_type` and `precision` decide the numbers of decoder and encoder."""
+@pytest.mark.slow
+def test_compute_type_and_precision_are_used(micro: Path) -> None:
+    """`compute_type` sets the number format of the decoder, `precision` that of the encoder."""
     settings = Settings(models=(str(micro),), compute_type="float32", precision="f32", threads=1)
-    (source,) = roster.prepare(settings).values()
-    reasons = roster.open_engine("micro", source, settings).reasons
+    (source,) = prepare_models(settings).values()
+    reasons = open_engine("micro", source, settings).reasons
     assert {"encoder: openvino f32 (asked for)", "decoder: ctranslate2 float32 (as asked)"} <= set(reasons)
 
 
-def test_the_base_of_an_adapter_can_be_named(micro: Path, tmp_path: Path) -> None:
-    """An adapter whose own base is elsewhere is put on the one that the settings name."""
+@pytest.mark.slow
+def test_base_replaces_the_base_of_an_adapter(micro: Path, tmp_path: Path) -> None:
+    """The setting `base` replaces the base checkpoint that an adapter names."""
     name = "base_model.model.model.encoder.layers.0.fc1"
     halves = {
         f"{name}.lora_A.weight": np.ones((4, 64), np.float32),
         f"{name}.lora_B.weight": np.ones((256, 4), np.float32),
     }
     adapter = make_adapter(tmp_path / "adapter", "/nowhere/base", halves)
-    with pytest.raises(CheckpointMissing):
-        roster.prepare(Settings(models=(str(adapter),), offline=True))
+    with pytest.raises(CheckpointNotFoundError):
+        prepare_models(Settings(models=(str(adapter),), offline=True))
     settings = Settings(models=(str(adapter),), base=str(micro), threads=1)
-    roster.prepare(settings)
-    assert "adapter" == roster.open_engine("adapter", str(adapter), settings).model.name
+    prepare_models(settings)
+    assert "adapter" == open_engine("adapter", str(adapter), settings).info.name
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_offline_never_asks_the_hub(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `offline` only the hub's folder on this machine is looked at."""
+def test_offline_never_contacts_the_hub(offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `offline`, only the local cache of the hub is searched."""
     asked: list[bool] = []
 
     def snapshot(*_: Any, local_files_only: bool, **__: Any) -> str:
@@ -72,6 +74,6 @@ def test_offline_never_asks_the_hub(offline: bool, monkeypatch: pytest.MonkeyPat
         raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    with pytest.raises(CheckpointMissing):
-        roster.prepare(Settings(models=("org/name",), offline=offline))
+    with pytest.raises(CheckpointNotFoundError):
+        prepare_models(Settings(models=("org/name",), offline=offline))
     assert [offline] == asked

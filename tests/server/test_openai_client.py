@@ -13,14 +13,14 @@ from typing import Any
 import openai
 import pytest
 
-from tests.fakes import TEXT, FakeEngine, Serving, model, wav
-from tests.service import wave_file
-from tickertape import keys
-from tickertape.api import create_app
+from tests.support.fakes import TEXT, FakeEngine, Serving, model, wav
+from tests.support.service import wave_file
+from tickertape.audio.vad import SpeechDetector
 from tickertape.errors import DecodeError
-from tickertape.settings import Settings
+from tickertape.server.app import create_app
+from tickertape.server.auth import add_key
+from tickertape.server.settings import Settings
 from tickertape.types import SAMPLE_RATE, Decoded, Options, Segment, Window
-from tickertape.vad import SpeechDetector
 
 SOUND = ("speech.wav", wav(1.0))
 SILENCE = ("silence.wav", wave_file(bytes(2 * 45 * SAMPLE_RATE)))  # 45 s, as vLLM asks for
@@ -53,7 +53,7 @@ def base_url(engine: FakeEngine) -> Iterator[str]:
         "counting": model("counting", CountingEngine()),
         "detecting": model("detecting", engine, detect=SpeechDetector().stream),
     }
-    app = create_app(models, Settings(), emit=lambda _: None)
+    app = create_app(models, Settings())
     with Serving(app) as url:
         yield f"{url}/v1"
 
@@ -247,8 +247,8 @@ def test_errors_are_the_clients_own(
 def test_keys(tmp_path: Any) -> None:
     """A wrong key is the client's AuthenticationError, the right one works, the limit is its RateLimitError."""
     path = tmp_path / "keys.json"
-    secret = keys.add(path, "team", requests_per_minute=1)
-    app = create_app({"demo": model()}, Settings(keys_file=path), emit=lambda _: None)
+    secret = add_key(path, "team", requests_per_minute=1)
+    app = create_app({"demo": model()}, Settings(keys_file=path))
     with Serving(app) as url:
         wrong = openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0)
         right = openai.OpenAI(base_url=f"{url}/v1", api_key=secret, max_retries=0)

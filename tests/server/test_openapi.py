@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,20 +13,21 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from tests.fakes import Serving, model, wav
-from tickertape import contract, errors, failures
-from tickertape.api import create_app
+from tests.support.fakes import Serving, model, wav
+from tests.support.waiting import TIMEOUT
+from tickertape import errors
 from tickertape.errors import TickertapeError
-from tickertape.orders import FIELDS
-from tickertape.settings import Settings
+from tickertape.server import errors as server_errors
+from tickertape.server import openapi
+from tickertape.server.app import create_app
+from tickertape.server.params import FIELDS
+from tickertape.server.settings import Settings
 
-REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "api.md"
 SOUND = wav(0.2)
-PATIENCE = 120.0  # seconds for an answer: the first upload starts a process that decodes
 
 
 def app() -> Any:
-    return create_app({"demo": model()}, Settings(body_limit=2**20), emit=lambda _: None)
+    return create_app({"demo": model()}, Settings(body_limit=2**20))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def url() -> Iterator[str]:
 
 
 schema = schemathesis.openapi.from_dict(app().openapi())
-schema.config.update(request_timeout=PATIENCE)
+schema.config.update(request_timeout=TIMEOUT)
 bounded = settings(
     max_examples=50,
     phases=[Phase.explicit, Phase.generate],
@@ -49,6 +49,7 @@ UNSAYABLE = [positive_data_acceptance]
 
 @schema.parametrize()
 @bounded
+@pytest.mark.slow
 def test_schemathesis_finds_nothing(case: schemathesis.Case, url: str) -> None:
     """Whatever the document allows or forbids: no 5xx, only documented statuses, types and bodies."""
     case.call_and_validate(base_url=url, excluded_checks=UNSAYABLE)
@@ -56,6 +57,7 @@ def test_schemathesis_finds_nothing(case: schemathesis.Case, url: str) -> None:
 
 @schema.include(path_regex="^/v1/audio/").parametrize()
 @bounded
+@pytest.mark.slow
 def test_schemathesis_finds_nothing_with_a_recording(case: schemathesis.Case, url: str) -> None:
     """The same with a recording and a model that exist, so that the other fields are looked at."""
     if isinstance(case.body, dict):
@@ -63,18 +65,13 @@ def test_schemathesis_finds_nothing_with_a_recording(case: schemathesis.Case, ur
     case.call_and_validate(base_url=url, excluded_checks=[*UNSAYABLE, negative_data_rejection])
 
 
-def test_the_reference_is_current() -> None:
-    """docs/reference/api.md is what the tables say."""
-    assert contract.reference() == REFERENCE.read_text(encoding="utf-8")
-
-
 def test_every_situation_has_a_status() -> None:
     """Every exception that can become an answer is in the table of statuses and in the reference."""
-    told = {code for _, code, _ in contract.situations()}
-    for module in (errors, failures):
+    told = {code for _, code, _ in openapi.situations()}
+    for module in (errors, server_errors):
         for kind in vars(module).values():
             if isinstance(kind, type) and issubclass(kind, TickertapeError):
-                assert 400 <= failures.status_of(kind) <= 599
+                assert 400 <= kind.status <= 599
                 if not issubclass(kind, errors.CheckpointError | errors.OptionError) and kind is not errors.DecodeError:
                     assert kind.code in told
 
@@ -97,11 +94,12 @@ async def test_the_page_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize("module", ["ray", "gradio", "torch"])
+@pytest.mark.slow
 def test_the_application_needs_no_heavy_library(module: str) -> None:
     """create_app runs without Ray, Gradio and torch."""
     script = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from tickertape.api import create_app; from tickertape.settings import Settings\n"
+        "from tickertape.server.app import create_app; from tickertape.server.settings import Settings\n"
         "create_app({}, Settings())\n"
     )
 

@@ -1,4 +1,4 @@
-"""Recordings from object stores: what is refused before anything is looked up, and a store on the loopback."""
+"""Files from URLs: which URLs are rejected, and fetching from a server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -12,35 +12,43 @@ from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
+import httpcore
 import httpx
 import pytest
 import trustme
 
-from tests.fakes import TEXT, decoders, model, wav
-from tickertape import objects
-from tickertape.api import create_app
-from tickertape.errors import EmptyFile, FileTooLarge, OptionError, Overloaded
-from tickertape.objects import Objects, is_public, place
-from tickertape.settings import Settings
+from tests.support.fakes import TEXT, decoders, model, wav
+from tests.support.logs import LOG
+from tickertape.errors import EmptyFileError, FileTooLargeError, OptionError, OverloadedError
+from tickertape.server.app import create_app
+from tickertape.server.remote_files import (
+    METADATA_PATH,
+    STORAGE_HOST,
+    PinnedBackend,
+    RemoteFiles,
+    is_public,
+    locate,
+)
+from tickertape.server.settings import Settings
 
 HOST = "store.example"
 ALLOWED = (HOST, "gs://calls")
 SOUND = wav(1.0)
-SECRET = "X-Signature=canary-5f2b"  # noqa: S105 - looked for in what is said
+SECRET = "X-Signature=canary-5f2b"  # noqa: S105 - must not appear in messages
 SIGNED = f"https://{HOST}/calls/a.wav?{SECRET}"
 URL = "/v1/audio/transcriptions"
 
 
 class Store(BaseHTTPRequestHandler):
-    """Answers by path; remembers what it was asked."""
+    """An object store whose responses depend on the path; records its requests."""
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[tuple[str, dict[str, str]]]] = []
-    reached: ClassVar[threading.Event] = threading.Event()  # by whom it keeps waiting
+    reached: ClassVar[threading.Event] = threading.Event()
     released: ClassVar[threading.Event] = threading.Event()
 
     def do_GET(self) -> None:
-        """One of the situations of a store."""
+        """Call the method that the last part of the path names."""
         self.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         name = self.path.partition("?")[0].rpartition("/")[2]
         getattr(self, f"answer_{name.replace('.', '_')}", self.answer_a_wav)()
@@ -110,15 +118,15 @@ class Store(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def serving(tls: ssl.SSLContext | None) -> Iterator[int]:
-    """The store on a free port."""
+    """Run the store on a free port; yields the port."""
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
-            """Clients that turn away are part of the test."""
+            """Log nothing: tests disconnect on purpose."""
 
         def get_request(self) -> Any:
             connection, address = super().get_request()
@@ -142,30 +150,30 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def port(authority: trustme.CA) -> Iterator[int]:
-    """Where the store listens, with a certificate for its name and Google's."""
+    """The port of a store with a certificate for its own name and for Google's."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST, objects.STORAGE).configure_cert(tls)
+    authority.issue_cert(HOST, STORAGE_HOST).configure_cert(tls)
     yield from serving(tls)
 
 
 @pytest.fixture(scope="module")
 def metadata() -> Iterator[int]:
-    """Where Google's metadata server would listen."""
+    """The port of a fake of Google's metadata server."""
     yield from serving(None)
 
 
 @pytest.fixture
-def store(authority: trustme.CA, port: int, metadata: int) -> Objects:
-    """Objects that find every host on the loopback and trust our authority."""
+def store(authority: trustme.CA, port: int, metadata: int) -> RemoteFiles:
+    """A client that resolves every host to the loopback interface and trusts the test's CA."""
     Store.asked.clear()
-    return near(authority, port, metadata=("127.0.0.1", metadata))
+    return local_client(authority, port, metadata_server=("127.0.0.1", metadata))
 
 
-def near(authority: trustme.CA, port: int, **knobs: Any) -> Objects:
+def local_client(authority: trustme.CA, port: int, **knobs: Any) -> RemoteFiles:
     tls = ssl.create_default_context()
     authority.configure_trust(tls)
-    given = {"limit": 10**6, "timeout": 30.0, "accept": lambda _: True, "port": port, "tls": tls, **knobs}
-    return Objects(ALLOWED, resolve=loopback, **given)
+    backend = PinnedBackend(loopback, lambda _: True, port)
+    return RemoteFiles(ALLOWED, **{"limit": 10**6, "timeout": 30.0, "backend": backend, "tls": tls, **knobs})
 
 
 async def loopback(host: str) -> list[str]:
@@ -173,7 +181,7 @@ async def loopback(host: str) -> list[str]:
 
 
 class Room:
-    """Writes down what was asked for."""
+    """Records the reserved sizes."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -182,8 +190,8 @@ class Room:
         self.sizes.append(size)
 
 
-async def refused(store: Objects, url: str) -> tuple[str, str]:
-    """Code and message of a refusal, which names the field and never what was sent."""
+async def fetch_error(store: RemoteFiles, url: str) -> tuple[str, str]:
+    """The code and message of the error, which must not contain anything of the URL."""
     with pytest.raises(OptionError) as caught:
         await store.fetch(url, Room())
     error = caught.value
@@ -193,7 +201,7 @@ async def refused(store: Objects, url: str) -> tuple[str, str]:
     return error.code, error.message
 
 
-# -- which addresses are followed ----------------------------------------------------------------------------------
+# -- which URLs are accepted ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -207,10 +215,10 @@ async def refused(store: Objects, url: str) -> tuple[str, str]:
         "gs://calls/" + "a" * 1100,
     ],
 )  # fmt: skip
-def test_what_is_no_proper_address_is_refused(url: str) -> None:
-    """Only https on its own port and gs, without user, fragment, escapes that are none, or steps upwards."""
+def test_malformed_urls_are_rejected(url: str) -> None:
+    """URLs need https on port 443 or gs; users, fragments, unescaped characters and `..` are rejected."""
     with pytest.raises(OptionError) as caught:
-        place(url, ALLOWED)
+        locate(url, ALLOWED)
     assert ("invalid_file_url", "file_url") == (caught.value.code, caught.value.param)
 
 
@@ -223,32 +231,31 @@ def test_what_is_no_proper_address_is_refused(url: str) -> None:
         f"gs://{HOST}/a", "gs://Calls/a",
     ],
 )  # fmt: skip
-def test_hosts_and_buckets_count_letter_by_letter(url: str) -> None:
-    """What is not named is refused, however much it resembles what is."""
+def test_hosts_and_buckets_must_equal_an_entry(url: str) -> None:
+    """A host or bucket that only resembles an entry of the allow-list is rejected."""
     with pytest.raises(OptionError) as caught:
-        place(url, ALLOWED)
+        locate(url, ALLOWED)
     assert ("file_url_not_allowed", "file_url") == (caught.value.code, caught.value.param)
 
 
-def test_without_a_list_nothing_is_fetched() -> None:
-    """The default: every address is refused as unsupported."""
+def test_an_empty_allow_list_rejects_every_url() -> None:
+    """By default the field is not supported."""
     with pytest.raises(OptionError) as caught:
-        place(SIGNED, ())
+        locate(SIGNED, ())
     assert "unsupported_field" == caught.value.code
 
 
-def test_an_address_keeps_its_path_and_query() -> None:
-    """What is signed is sent as it came; the host's letters may be large."""
-    assert objects.Place(HOST, f"/calls/a.wav?{SECRET}") == place(SIGNED.replace(HOST, HOST.upper()), ALLOWED)
-    assert "/" == place(f"https://{HOST}", ALLOWED).target
-    assert not place(SIGNED, ALLOWED).identified
+def test_path_and_query_stay_unchanged() -> None:
+    """Signed URLs are requested exactly as sent; the host is compared in lower case."""
+    assert httpcore.URL(SIGNED) == locate(SIGNED.replace(HOST, HOST.upper()), ALLOWED)
+    assert b"/" == locate(f"https://{HOST}", ALLOWED).target
 
 
 def test_an_object_of_a_bucket_is_one_segment() -> None:
-    """Slashes, question marks and letters of any alphabet in the name of an object cannot lead elsewhere."""
-    found = place("gs://calls/2026/Grüße?.wav", ALLOWED)
-    assert (objects.STORAGE, True) == (found.host, found.identified)
-    assert "/storage/v1/b/calls/o/2026%2FGr%C3%BC%C3%9Fe%3F.wav?alt=media" == found.target
+    """An object's name is escaped as one path segment, so that it cannot change the path."""
+    found = locate("gs://calls/2026/Grüße?.wav", ALLOWED)
+    target = "/storage/v1/b/calls/o/2026%2FGr%C3%BC%C3%9Fe%3F.wav?alt=media"
+    assert httpcore.URL(scheme="https", host=STORAGE_HOST, target=target) == found
 
 
 @pytest.mark.parametrize(
@@ -259,20 +266,21 @@ def test_an_object_of_a_bucket_is_one_segment() -> None:
         ("169.254.169.254", False), ("100.64.0.1", False), ("224.0.0.1", False), ("255.255.255.255", False),
         ("::1", False), ("::", False), ("fe80::1%eth0", False), ("fd00:ec2::254", False), ("ff02::1", False),
         ("::ffff:10.0.0.1", False), ("::ffff:169.254.169.254", False), ("64:ff9b::a9fe:a9fe", False),
-        ("64:ff9b::808:808", True), ("2002:a00:1::", False), ("2001:0:a00:1::", False),
+        ("64:ff9b::808:808", True), ("2002:a00:1::", False), ("2001:0:a00:1::", False), ("64:ff9b:1::a00:1", False),
+        ("::10.0.0.1", False), ("fec0::1", False), ("::ffff:8.8.8.8", True),
     ],
 )  # fmt: skip
 def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -> None:
-    """Private, local, link-local and tunnelled addresses are not, in whatever notation."""
+    """Private, local, link-local, multicast and tunnelled addresses are not public, in any notation."""
     assert public == is_public(address)
 
 
-# -- a store -------------------------------------------------------------------------------------------------------
+# -- fetching ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "room"), [("a.wav", len(SOUND)), ("chunked", 10**6)])
-async def test_a_recording_comes(store: Objects, name: str, room: int) -> None:
-    """The bytes come as they lie there; room is taken for what is declared, or for the most there may be."""
+async def test_a_file_is_fetched(store: RemoteFiles, name: str, room: int) -> None:
+    """The bytes arrive unchanged; the declared size is reserved, or else the limit."""
     asked = Room()
     data = await store.fetch(f"https://{HOST}/{name}?{SECRET}", asked)
     assert (SOUND, [room]) == (data.getvalue(), asked.sizes)
@@ -281,19 +289,19 @@ async def test_a_recording_comes(store: Objects, name: str, room: int) -> None:
     assert "authorization" not in headers
 
 
-async def test_a_bucket_is_asked_with_the_services_own_token(store: Objects) -> None:
-    """For `gs://` the metadata server is asked for a token, once as long as it is good."""
+async def test_bucket_requests_carry_the_access_token(store: RemoteFiles) -> None:
+    """For `gs://` URLs the metadata server supplies a token, which is reused until it expires."""
     for _ in range(2):
         assert SOUND == (await store.fetch("gs://calls/a.wav", Room())).getvalue()
     targets = [path.partition("?")[0] for path, _ in Store.asked]
-    assert [objects.METADATA_PATH, "/storage/v1/b/calls/o/a.wav", "/storage/v1/b/calls/o/a.wav"] == targets
+    assert [METADATA_PATH, "/storage/v1/b/calls/o/a.wav", "/storage/v1/b/calls/o/a.wav"] == targets
     assert "Bearer our-token" == Store.asked[-1][1]["authorization"]
 
 
-async def test_without_a_metadata_server_a_public_bucket_is_read(authority: trustme.CA, port: int) -> None:
-    """Elsewhere than at Google, `gs://` is asked for without a token."""
+async def test_a_public_bucket_needs_no_metadata_server(authority: trustme.CA, port: int) -> None:
+    """Outside Google Cloud, `gs://` objects are requested without a token."""
     Store.asked.clear()
-    store = near(authority, port, metadata=("127.0.0.1", 1))
+    store = local_client(authority, port, metadata_server=("127.0.0.1", 1))
     assert SOUND == (await store.fetch("gs://calls/a.wav", Room())).getvalue()
     assert "authorization" not in Store.asked[-1][1]
 
@@ -301,64 +309,64 @@ async def test_without_a_metadata_server_a_public_bucket_is_read(authority: trus
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gone", "the answer was 404."),
-        ("expired", "the answer was 403, as if the address had expired or the object were private."),
-        ("moved", "the answer was 302, and redirects are not followed."),
-        ("squeezed", "the object is stored compressed."),
+        ("gone", "the server answered 404."),
+        ("expired", "the server answered 403; the URL may have expired or the object is private."),
+        ("moved", "the server answered 302; redirects are not followed."),
+        ("squeezed", "the file is stored with a Content-Encoding; store it without."),
         ("short", "the connection failed."),
         ("nonsense", "the connection failed."),
     ],
 )
-async def test_what_a_store_refuses_is_told(store: Objects, name: str, reason: str) -> None:
-    """Statuses, redirects and broken answers are the caller's to mend; nothing is asked for a second time."""
-    code, message = await refused(store, f"https://{HOST}/{name}?{SECRET}")
+async def test_failures_name_their_reason(store: RemoteFiles, name: str, reason: str) -> None:
+    """Error statuses, redirects and broken responses are client errors; the request is not repeated."""
+    code, message = await fetch_error(store, f"https://{HOST}/{name}?{SECRET}")
     assert ("file_url_failed", f"The recording could not be fetched: {reason}") == (code, message)
     assert 1 == len(Store.asked)
 
 
 @pytest.mark.parametrize("name", ["large", "endless"])
-async def test_what_is_too_large_is_cut_off(store: Objects, name: str) -> None:
-    """An object over the limit is refused unread where it declares its size, and otherwise where it exceeds it."""
-    with pytest.raises(FileTooLarge):
+async def test_a_file_over_the_limit_is_rejected(store: RemoteFiles, name: str) -> None:
+    """A file over the limit is rejected by its declared size, or else as soon as it exceeds the limit."""
+    with pytest.raises(FileTooLargeError):
         await store.fetch(f"https://{HOST}/{name}", Room())
 
 
-async def test_an_empty_object_is_an_empty_file(store: Objects) -> None:
-    """As with uploads."""
-    with pytest.raises(EmptyFile):
+async def test_an_empty_object_is_an_empty_file(store: RemoteFiles) -> None:
+    """An empty file is the same error as an empty upload."""
+    with pytest.raises(EmptyFileError):
         await store.fetch(f"https://{HOST}/empty", Room())
 
 
-async def test_a_slow_store_is_given_up(authority: trustme.CA, port: int) -> None:
-    """The time is for the whole, the wait for the first byte included."""
-    code, message = await refused(near(authority, port, timeout=0.3), f"https://{HOST}/never")
+async def test_a_slow_server_times_out(authority: trustme.CA, port: int) -> None:
+    """The timeout covers the whole fetch, including the wait for the first byte."""
+    code, message = await fetch_error(local_client(authority, port, timeout=0.3), f"https://{HOST}/never")
     assert ("file_url_failed", True) == (code, "more than 0.3 seconds" in message)
 
 
-async def test_a_host_that_is_not_there_is_told(authority: trustme.CA, port: int) -> None:
-    """Neither name nor address leaves the server."""
+async def test_an_unreachable_host_is_an_error(authority: trustme.CA, port: int) -> None:
+    """The message contains neither the host's name nor its address."""
 
     async def nowhere(host: str) -> list[str]:
         raise OSError(f"no such host: {host}")
 
-    store = Objects(ALLOWED, limit=1, timeout=30, resolve=nowhere)
-    assert "file_url_failed" == (await refused(store, SIGNED))[0]
-    assert "file_url_failed" == (await refused(near(authority, 1), SIGNED))[0]
+    store = RemoteFiles(ALLOWED, limit=1, timeout=30, backend=PinnedBackend(nowhere))
+    assert "file_url_failed" == (await fetch_error(store, SIGNED))[0]
+    assert "file_url_failed" == (await fetch_error(local_client(authority, 1), SIGNED))[0]
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["169.254.169.254"], []])
-async def test_a_host_that_leads_inside_is_refused(addresses: list[str]) -> None:
-    """One private address among a host's is enough; no connection is made."""
+async def test_a_host_with_a_private_address_is_rejected(addresses: list[str]) -> None:
+    """One private address among several suffices; no connection is opened."""
 
     async def inside(host: str) -> list[str]:
         return addresses
 
-    store = Objects(ALLOWED, limit=1, timeout=30, resolve=inside)
-    assert "file_url_not_allowed" == (await refused(store, SIGNED))[0]
+    store = RemoteFiles(ALLOWED, limit=1, timeout=30, backend=PinnedBackend(inside))
+    assert "file_url_not_allowed" == (await fetch_error(store, SIGNED))[0]
 
 
-async def test_the_address_that_was_looked_at_is_the_one_connected_to(authority: trustme.CA, port: int) -> None:
-    """A host is looked up once, so that a second answer cannot lead elsewhere."""
+async def test_the_connection_uses_the_checked_address(authority: trustme.CA, port: int) -> None:
+    """A host is resolved once, so that a second DNS response cannot change the address."""
     asked: list[str] = []
 
     async def once(host: str) -> list[str]:
@@ -367,33 +375,33 @@ async def test_the_address_that_was_looked_at_is_the_one_connected_to(authority:
 
     tls = ssl.create_default_context()
     authority.configure_trust(tls)
-    store = Objects(ALLOWED, limit=10**6, timeout=30, resolve=once, accept="127.0.0.1".__eq__, port=port, tls=tls)
+    backend = PinnedBackend(once, "127.0.0.1".__eq__, port)
+    store = RemoteFiles(ALLOWED, limit=10**6, timeout=30, backend=backend, tls=tls)
     assert SOUND == (await store.fetch(SIGNED, Room())).getvalue()
     assert [HOST] == asked
 
 
-async def test_a_certificate_must_be_the_hosts(authority: trustme.CA, port: int) -> None:
-    """A server that others vouch for, or that has another name, gets no request."""
+async def test_the_certificate_must_match_the_host(authority: trustme.CA, port: int) -> None:
+    """A server with an unknown CA or another name in its certificate gets no request."""
     Store.asked.clear()
-    strangers = near(trustme.CA(), port)
-    assert "file_url_failed" == (await refused(strangers, SIGNED))[0]
+    strangers = local_client(trustme.CA(), port)
+    assert "file_url_failed" == (await fetch_error(strangers, SIGNED))[0]
     tls = ssl.create_default_context()
     authority.configure_trust(tls)
-    renamed = Objects(
-        ["other.example"], limit=1, timeout=30, resolve=loopback, accept=lambda _: True, port=port, tls=tls
-    )
+    backend = PinnedBackend(loopback, lambda _: True, port)
+    renamed = RemoteFiles(["other.example"], limit=1, timeout=30, backend=backend, tls=tls)
     with pytest.raises(OptionError, match="connection failed"):
         await renamed.fetch("https://other.example/a", Room())
     assert [] == Store.asked
 
 
-async def test_no_room_is_no_fault_of_the_caller(store: Objects) -> None:
-    """What the server's own books raise comes through as it is."""
+async def test_errors_of_reserve_are_raised_unchanged(store: RemoteFiles) -> None:
+    """An error of `reserve` is not reported as a failed fetch."""
 
     async def full(size: int) -> None:
-        raise Overloaded("no room")
+        raise OverloadedError("no room")
 
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         await store.fetch(SIGNED, full)
 
 
@@ -401,16 +409,16 @@ async def test_no_room_is_no_fault_of_the_caller(store: Objects) -> None:
 
 
 @asynccontextmanager
-async def api(store: Objects | None, lines: list[str]) -> AsyncIterator[httpx.AsyncClient]:
-    """The API, and what it logs."""
+async def api(store: RemoteFiles | None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application with this `RemoteFiles`; at the end everything reserved must be released."""
     settings = Settings(body_limit=2**14, upload_room=2**24, max_audio_seconds=60)
-    app = create_app({"demo": model()}, settings, emit=lines.append, decoders=decoders())
+    app = create_app({"demo": model()}, settings, decoders=decoders())
     if store is not None:
-        app.state.service.objects = store
+        app.state.service.remote_files = store
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
     service = app.state.service
-    assert (0, 0.0, 0) == (service.uploads.taken, service.admission.in_flight, service.door.inside)
+    assert (0, 0.0, 0) == (service.uploads.taken, service.admission.in_flight, service.requests.active)
 
 
 def form(**fields: str) -> dict[str, Any]:
@@ -418,10 +426,9 @@ def form(**fields: str) -> dict[str, Any]:
     return {"files": {name: (None, value) for name, value in {"model": "demo", **fields}.items()}}
 
 
-async def test_an_address_is_as_good_as_a_file(store: Objects) -> None:
-    """A recording larger than any body comes from its address, in one piece and as events; the log has no address."""
-    lines: list[str] = []
-    async with api(store, lines) as client:
+async def test_file_url_replaces_file(store: RemoteFiles) -> None:
+    """`file_url` works for every endpoint and for streams, also over `body_limit`; logs contain no URL."""
+    async with api(store) as client:
         answer = await client.post(URL, **form(file_url=SIGNED))
         streamed = await client.post(URL, **form(file_url=SIGNED, stream="true"))
         translated = await client.post("/v1/audio/translations", **form(file_url="gs://calls/a.wav"))
@@ -429,7 +436,7 @@ async def test_an_address_is_as_good_as_a_file(store: Objects) -> None:
     assert "transcript.text.done" in streamed.text
     assert 200 == translated.status_code
     assert len(SOUND) > 2**14
-    assert not any(secret in line for line in lines for secret in ("canary", HOST, "our-token", "a.wav"))
+    assert not any(secret in line for line in LOG.lines for secret in ("canary", HOST, "our-token", "a.wav"))
 
 
 @pytest.mark.parametrize(
@@ -447,56 +454,54 @@ async def test_an_address_is_as_good_as_a_file(store: Objects) -> None:
     ],
     ids=str,
 )
-async def test_refusals_are_in_the_envelope(
-    store: Objects, fields: dict[str, str], expected: tuple[int, str, str]
+async def test_errors_are_in_the_envelope(
+    store: RemoteFiles, fields: dict[str, str], expected: tuple[int, str, str]
 ) -> None:
-    """Status, code and field; never a 5xx, never a word of the address."""
-    lines: list[str] = []
-    async with api(store, lines) as client:
+    """Errors have the right status, code and param, and contain nothing of the URL."""
+    async with api(store) as client:
         answer = await client.post(URL, **form(**fields))
     error = answer.json()["error"]
     assert expected == (answer.status_code, error["code"], error["param"])
-    assert HOST not in answer.text + "".join(lines)
+    assert HOST not in answer.text + "".join(LOG.lines)
 
 
-async def test_a_file_and_an_address_are_one_too_many(store: Objects) -> None:
-    """Both at once are refused, and nothing is fetched."""
-    async with api(store, []) as client:
+async def test_file_and_file_url_conflict(store: RemoteFiles) -> None:
+    """A request with both fields is rejected, and nothing is fetched."""
+    async with api(store) as client:
         files = {"file": ("a.wav", io.BytesIO(SOUND[:1000])), **form(file_url=SIGNED)["files"]}
         answer = await client.post(URL, files=files)
     assert (400, "conflicting_field") == (answer.status_code, answer.json()["error"]["code"])
     assert [] == Store.asked
 
 
-async def test_it_is_off_by_default() -> None:
-    """Without `object_hosts` the field is refused."""
-    async with api(None, []) as client:
+async def test_file_url_is_off_by_default() -> None:
+    """Without `object_hosts` the field is rejected."""
+    async with api(None) as client:
         answer = await client.post(URL, **form(file_url=SIGNED))
     assert (400, "unsupported_field") == (answer.status_code, answer.json()["error"]["code"])
 
 
-async def test_a_client_that_leaves_stops_the_fetch(authority: trustme.CA, port: int) -> None:
-    """While a slow store is waited for, the client's leaving ends it and gives all room back."""
-    lines: list[str] = []
+async def test_a_disconnect_cancels_the_fetch(authority: trustme.CA, port: int) -> None:
+    """If the client disconnects during a fetch, the fetch is cancelled and its memory is released."""
     Store.reached.clear()
-    async with api(near(authority, port, timeout=300.0), lines) as client:
+    async with api(local_client(authority, port, timeout=300.0)) as client:
         asking = asyncio.ensure_future(client.post(URL, **form(file_url=f"https://{HOST}/never")))
         await asyncio.to_thread(Store.reached.wait, 60)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-    assert 499 == json.loads(lines[-1])["status"]
+    assert 499 == json.loads(LOG.lines[-1])["status"]
 
 
 @pytest.mark.parametrize("entry", ["https://a.example", "a.example/x", "a.example:443", "A.example", "*.example",
                                    "localhost", "127.0.0.1", "gs://", "gs://a/b", "a b"])  # fmt: skip
-def test_entries_of_the_list_are_checked(entry: str) -> None:
-    """An entry that could never match, or would match too much, stops the start."""
+def test_entries_of_the_allow_list_are_validated(entry: str) -> None:
+    """An entry that could not match, or would match too much, is an error at start."""
     with pytest.raises(OptionError) as caught:
         Settings.load(object_hosts=entry)
     assert "object_hosts" == caught.value.param
 
 
-def test_the_list_comes_as_words() -> None:
-    """Hosts and buckets, separated by commas; the largest object is at least the largest upload."""
+def test_the_allow_list_is_separated_by_commas() -> None:
+    """`object_hosts` is a list of hosts and buckets; `object_limit` is at least `body_limit`."""
     loaded = Settings.load(object_hosts="a.example, gs://calls").resolve()
     assert (("a.example", "gs://calls"), True) == (loaded.object_hosts, loaded.object_limit >= loaded.body_limit)

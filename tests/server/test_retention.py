@@ -20,10 +20,11 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service import Service, calls, expected_text, sound, started, wait_for
-from tickertape import keys
+from tests.support.service import Service, calls, expected_text, sound, started
+from tests.support.waiting import wait_until
+from tickertape.server.auth import add_key
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 WORD = "zanzibarquux"  # in every field, name and header that a client can fill
 TONE = sound(7001, seconds=3.0)  # noise that no other file holds
 OTHER = sound(7002, seconds=3.0)  # the same for the client that leaves
@@ -87,7 +88,6 @@ def ask(service: Service, secret: str, recording: bytes = TONE, **form: str) -> 
         headers={
             "authorization": f"Bearer {secret}",
             "user-agent": WORD,
-            "idempotency-key": WORD,
         },
         timeout=120,
     )
@@ -105,18 +105,18 @@ def left(service: Service, secret: str, seconds: float = 1.0, **form: str) -> No
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are read from Linux's /proc")
-@pytest.mark.parametrize("mode", [["--no-ray"], []], ids=["alone", "ray"])
+@pytest.mark.parametrize("mode", [["--no-ray"], pytest.param([], marks=pytest.mark.ray)], ids=["alone", "ray"])
 def test_nothing_is_kept_and_nothing_leaks(mode: list[str], home: Path, tmp_path: Path) -> None:
     """While a recording is decoded, after its answer, after errors and after clients that left: no canary anywhere."""
     engines = tmp_path / "engines"
     engines.mkdir()
-    secret = keys.add(tmp_path / "keys.json", "team")
-    flags = ["--engine", "tests.slow:engine", "--model", f"slow={SECONDS}:{engines}", "--no-page"]
+    secret = add_key(tmp_path / "keys.json", "team")
+    flags = ["--engine", "tests.support.slow:engine", "--model", f"slow={SECONDS}:{engines}", "--no-page"]
     flags += ["--keys-file", str(tmp_path / "keys.json")]
     folders = {"TMPDIR": str(home), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     with started(*mode, *flags, environment=folders, cwd=home / "work") as service, ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, service, secret, stream="true")
-        wait_for(lambda: any(7001 in call for call in calls(engines)))
+        wait_until(lambda: any(7001 in call for call in calls(engines)))
         assert [] == found(service, home, (*STORE, "/memfd:"))  # in the middle of it, when memory may hold it
         assert expected_text(TONE) in asking.result().text
         for seconds in LEAVING:
@@ -136,9 +136,9 @@ def test_nothing_is_kept_and_nothing_leaks(mode: list[str], home: Path, tmp_path
             assert [] == [canary for canary in [*CANARIES, secret.encode()] if canary in told]
         metrics = service.get("/metrics").content
         assert [] == [canary for canary in CANARIES if canary in metrics]
-        wait_for(lambda: sum('"status":' in line for line in service.lines) > len(refused) + 2 * len(LEAVING))
+        wait_until(lambda: sum('"status":' in line for line in service.lines) > len(refused) + 2 * len(LEAVING))
         with suppress(AssertionError):
-            wait_for(lambda: not found(service, home))  # the engine may be at what nobody waits for any more
+            wait_until(lambda: not found(service, home))  # the engine may be at what nobody waits for any more
         assert [] == found(service, home)
         assert_silent(service, secret)
         assert 0 == service.terminate()

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickertape import cli, launch, settings
+import tickertape.cli.main as cli
+from tickertape.cli import serve
+from tickertape.engine.hardware import Detected
 from tickertape.errors import OptionError
-from tickertape.machine import Detected
-from tickertape.settings import MEBIBYTE, Settings, derive
+from tickertape.server.settings import MEBIBYTE, Settings, derive
 
-REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "settings.md"
 GIBIBYTE = 1024 * MEBIBYTE
 
 
@@ -59,6 +59,26 @@ def test_foreign_variables_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None
     assert (7, "p") == (Settings.load().port, Settings.load().project)
     monkeypatch.setenv("TICKERTAPE_PORT", "8")
     assert 8 == Settings.load().port
+
+
+SERVICE_LINKS = {
+    "{}_SERVICE_HOST": "10.0.0.1", "{}_SERVICE_PORT": "8080", "{}_SERVICE_PORT_HTTP": "8080",
+    "{}_PORT": "tcp://10.0.0.1:8080", "{}_PORT_8080_TCP": "tcp://10.0.0.1:8080", "{}_PORT_8080_TCP_PROTO": "tcp",
+    "{}_PORT_8080_TCP_PORT": "8080", "{}_PORT_8080_TCP_ADDR": "10.0.0.1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("service", ["TICKERTAPE", "TICKERTAPE_SERVE_SVC"])
+def test_variables_of_kubernetes_services_are_ignored(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod beside a Service named `tickertape` or `tickertape-serve-svc` starts with the settings it was given."""
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name.format(service), value)
+    monkeypatch.setenv("PORT", "7")
+    monkeypatch.setenv("TICKERTAPE_PROXY_BODY_LIMIT", "1000")
+    assert Settings(port=7) == Settings.load()
+    monkeypatch.setenv("TICKERTAPE_SERVICE", "x")
+    with pytest.raises(OptionError, match="TICKERTAPE_SERVICE is not a setting"):
+        Settings.load()
 
 
 def test_the_constructor_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +155,7 @@ def test_resolving_twice_changes_nothing() -> None:
     memory=st.integers(256 * MEBIBYTE, 1024 * GIBIBYTE),
     engines=st.integers(1, 64),
 )
+@pytest.mark.slow
 def test_derived_values_fit_any_machine(cores: int, memory: int, engines: int) -> None:
     """Everything is positive; the longest recording and two uploads always find room."""
     resolved = Settings(engine_replicas=engines).resolve(*machine(cores, memory))
@@ -144,11 +165,6 @@ def test_derived_values_fit_any_machine(cores: int, memory: int, engines: int) -
     assert resolved.upload_room >= 2 * resolved.body_limit
     assert resolved.threads * engines <= max(cores, engines)
     assert set(figures) == set(resolved.reasons)
-
-
-def test_the_reference_is_current() -> None:
-    """docs/reference/settings.md is what the table says."""
-    assert settings.reference() == REFERENCE.read_text(encoding="utf-8")
 
 
 def test_every_setting_is_explained() -> None:
@@ -187,11 +203,11 @@ def served(*words: str) -> Settings:
     asked: list[Settings] = []
 
     def note(*given: Any) -> int:
-        asked.append(launch.understood(*given))
+        asked.append(serve.load_settings(*given))
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "launch", note)
+        patch.setattr(serve, "launch", note)
         code = cli.main(["serve", *words])
     if code:
         raise SystemExit(code)
@@ -199,6 +215,7 @@ def served(*words: str) -> Settings:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.slow
 def test_every_setting_is_a_flag_a_variable_and_a_line_of_a_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +236,7 @@ def test_every_setting_is_a_flag_a_variable_and_a_line_of_a_file(
 
 
 @pytest.mark.parametrize("name", [name for name, field in Settings.model_fields.items() if field.annotation is bool])
+@pytest.mark.slow
 def test_switches_are_said_in_every_way(name: str) -> None:
     """On and off, with a value and without."""
     for value, words in {True: "true on 1", False: "false off 0"}.items():

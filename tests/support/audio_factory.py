@@ -6,6 +6,7 @@ Nothing here needs a file or a program: PyAV encodes, `struct` forges. All of it
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 
+@cache
 def speech(seconds: float, rate: int = 16_000, seed: int = 0) -> Floats:
     """Something like a voice, shape [n]: a gliding pitch with harmonics, syllables and a little breath."""
     count = round(seconds * rate)
@@ -29,7 +31,9 @@ def speech(seconds: float, rate: int = 16_000, seed: int = 0) -> Floats:
     voice = sum(np.sin(k * pitch) / k for k in range(1, 9))
     syllables = 0.15 + 0.85 * np.clip(np.sin(2 * np.pi * 3.1 * time), 0, 1)
     breath = np.random.default_rng(seed).standard_normal(count) * 0.02
-    return (0.25 * voice * syllables + breath).astype(np.float32)
+    samples = (0.25 * voice * syllables + breath).astype(np.float32)
+    samples.flags.writeable = False  # shared by all callers
+    return samples
 
 
 def music(seconds: float, rate: int = 16_000) -> Floats:
@@ -365,6 +369,7 @@ _MUTATIONS: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (
 )
 
 
+@cache
 def _long(name: str, seconds: float, step: float = 10.0, bit_rate: int | None = None) -> bytes:
     """Hours of near silence from the packets of `step` seconds, muxed again and again."""
     container, codec, rate, extra = CODECS[name]
@@ -378,6 +383,8 @@ def _long(name: str, seconds: float, step: float = 10.0, bit_rate: int | None = 
     with av.open(io.BytesIO(source)) as given:
         stream = given.streams.audio[0]
         packets = [(bytes(packet), packet.duration) for packet in given.demux(stream) if packet.size][2:-2]
+        if name == "adts":  # a sequence of packets without a container around them
+            return b"".join(content for content, _ in packets) * math.ceil(seconds / (step - 0.5))
         buffer = io.BytesIO()
         with av.open(buffer, "w", format=container) as output:
             copy = output.add_stream_from_template(stream)

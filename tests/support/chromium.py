@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "audio"
+from tests.support.waiting import TIMEOUT
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "audio"
 MICROPHONE = EXAMPLES / "transfer-to-savings.wav"
-PATIENCE = 120.0  # seconds for whatever a test waits for, on a busy machine
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--mute-audio",
@@ -53,7 +54,7 @@ class Page:
         from selenium.common.exceptions import WebDriverException
         from selenium.webdriver.support.wait import WebDriverWait
 
-        waiting = WebDriverWait(self.driver, PATIENCE, 0.05, ignored_exceptions=[WebDriverException])
+        waiting = WebDriverWait(self.driver, TIMEOUT, 0.05, ignored_exceptions=[WebDriverException])
         return waiting.until(lambda _: true())
 
     def upload(self, path: Path) -> None:

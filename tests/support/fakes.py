@@ -6,84 +6,30 @@ import io
 import math
 import struct
 import threading
-import time
 import wave
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
-from tickertape.decoders import Decoders
-from tickertape.errors import DecodeError
-from tickertape.local import LocalBackend
-from tickertape.pipeline import Model
-from tickertape.types import SAMPLE_RATE, Decoded, Options, Segment, Window, Word
-from tickertape.wire import Wire
+from tests.support.waiting import wait_until
+from tickertape.audio.worker_pool import Decoders
+from tickertape.engine.batching import LocalBackend
+from tickertape.pipeline import Detect, Model
+from tickertape.server.http_protocol import HTTPProtocol
+from tickertape.testing import TEXT, FakeEngine
+from tickertape.types import SAMPLE_RATE, ModelInfo
 
-WORDS = ("Good", "morning,", "this", "is", "a", "test.")
-TEXT = "Good morning, this is a test."
-
-
-@dataclass
-class FakeEngine:
-    """Hears the same sentence in every window, and remembers what it was asked.
-
-    `gate` holds it back: the engine waits for it before every batch. `failure` is its answer where it is set.
-    """
-
-    gate: threading.Event | None = None
-    failure: DecodeError | Exception | None = None
-    asked: list[Options] = field(default_factory=list)
-    begun: threading.Event = field(default_factory=threading.Event)
-
-    def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
-        """The sentence, in two segments that fill the window, with all that was asked for."""
-        self.begun.set()
-        self.asked += options
-        if self.gate is not None:
-            self.gate.wait(300)
-        if isinstance(self.failure, DecodeError):
-            return [self.failure] * len(windows)
-        if self.failure is not None:
-            raise self.failure
-        return [heard(window, wish, len(windows)) for window, wish in zip(windows, options, strict=True)]
+WORDS = tuple(TEXT.split())
 
 
-def heard(window: Window, options: Options, batch_size: int = 1) -> Decoded:
-    """What the fake engine makes of a window."""
-    middle = window.length // 2
-    halves = (_segment(WORDS[:2], 0, middle, options), _segment(WORDS[2:], middle, window.length, options))
-    language = options.language or "en"
-    return Decoded(halves, language, batch_size=batch_size, encode_seconds=0.002, decode_seconds=0.001)
-
-
-def _segment(words: Sequence[str], start: int, end: int, options: Options) -> Segment:
-    texts = tuple(f" {word}" for word in words)
-    return Segment(
-        start=start,
-        end=end,
-        text="".join(texts),
-        tokens=tuple(range(len(texts))),
-        words=_words(texts, start, end) if options.word_timestamps else (),
-        language=options.language or "en",
-        avg_logprob=-0.25,
-        token_logprobs=tuple(-0.125 for _ in texts) if options.logprobs else (),
-        token_bytes=tuple(text.encode() for text in texts) if options.logprobs else (),
-    )
-
-
-def _words(texts: Sequence[str], start: int, end: int) -> tuple[Word, ...]:
-    step = (end - start) // len(texts)
-    return tuple(Word(text, start + i * step, start + (i + 1) * step, 0.5) for i, text in enumerate(texts))
-
-
-def model(name: str = "demo", engine: FakeEngine | None = None, **known: object) -> Model:
+def model(
+    name: str = "demo", engine: FakeEngine | None = None, *, detect: Detect | None = None, **known: object
+) -> Model:
     """A model around the fake engine, behind the real scheduler."""
     facts: dict[str, object] = {"languages": ("en", "de", "fr"), "created": 1_700_000_000, **known}
-    return Model(name, LocalBackend(engine or FakeEngine()), **facts)  # type: ignore[arg-type]
+    return Model(ModelInfo(name, **facts), LocalBackend(engine or FakeEngine()), detect)  # type: ignore[arg-type]
 
 
 @cache
@@ -110,10 +56,10 @@ def wav(seconds: float = 1.0, *, rate: int = SAMPLE_RATE, channels: int = 1, pit
 class Serving:
     """An application under a real uvicorn on a free port of the loopback, in a thread: `with Serving(app) as url`."""
 
-    def __init__(self, app: FastAPI, *, keep_alive: int = 10) -> None:
+    def __init__(self, app: Any, *, keep_alive: int = 10) -> None:
         config = uvicorn.Config(
             app,
-            http=Wire,
+            http=HTTPProtocol,
             host="127.0.0.1",
             port=0,
             log_level="error",
@@ -131,8 +77,8 @@ class Serving:
 
     def __enter__(self) -> str:
         self._thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
+        wait_until(lambda: self.server.started or not self._thread.is_alive())
+        assert self.server.started
         return f"http://127.0.0.1:{self.port}"
 
     def __exit__(

@@ -1,6 +1,6 @@
 """Recordings that harm the process that decodes them: they begin with a word.
 
-`Decoders(target="tests.harmful:decode")` takes it for `audio.decode`.
+`Decoders(target="tests.support.harmful:decode")` takes it for `audio.decode`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tickertape import audio
+from tickertape.audio import decode as audio
 from tickertape.types import Audio
 
-DECODE = "tests.harmful:decode"
+DECODE = "tests.support.harmful:decode"
 ABORT, KILL, FAULT, HANG, SPIN, FULL, BUG = (b"ABORT", b"KILL", b"FAULT", b"HANG", b"SPIN", b"FULL", b"BUG")
 ONCE = b"ONCE "  # a path to be made and a line break follow: the recording behind them hangs only as long as it is new
 

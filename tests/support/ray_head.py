@@ -14,17 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.service import ROOT, START_SECONDS, command_line, descendants, free_port
-from tickertape.node import ENVIRONMENT as LOOPBACK
-from tickertape.serving import ENVIRONMENT
+from tests.support.service import ROOT, START_SECONDS, command_line, descendants, free_port
+from tickertape.cluster.local_ray import ENVIRONMENT as LOOPBACK
+from tickertape.server.deployments import ENVIRONMENT
 
 STORE = 128 * 2**20  # bytes of its object store
 PORTS = ("port", "ray-client-server-port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
          "runtime-env-agent-port", "metrics-export-port")  # fmt: skip
 START = """if True:
     from ray.scripts.scripts import cli
-    from tickertape.node import _eased
-    with _eased(lean=True):  # else Ray gives up after 30 s, too little for a busy machine
+    from tickertape.cluster.local_ray import lean_start
+    with lean_start():  # else Ray gives up after 30 s, too little for a busy machine
         cli()
 """
 APPLICATIONS = """if True:

@@ -24,13 +24,12 @@ import numpy as np
 import numpy.random  # now: many threads that are the first to ask for it at once fail
 from typing_extensions import Self
 
-from tests.fakes import wav
+from tests.support.fakes import wav
 from tickertape.types import SAMPLE_RATE
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180.0  # for a busy machine; a quiet one takes a tenth
 STOP_SECONDS = 60.0
-PATIENCE = 120.0
 SHORT = wav(1.0)
 GIVEN: set[int] = set()  # ports
 Post = Callable[..., httpx.Response]
@@ -129,14 +128,6 @@ def started(
             stop(service)
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    """At most as long as a busy machine takes."""
-    ending = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ending
-        time.sleep(0.02)
-
-
 def wait_until_ready(service: Service, seconds: float = START_SECONDS) -> float:
     """Wait for `/readyz`; how long it took."""
     begun = time.monotonic()
@@ -169,7 +160,7 @@ def stop(service: Service) -> None:
 
 def free_port() -> int:
     """A port that nobody listens on, was not given before, and which the system gives to nobody who asks for any."""
-    while True:
+    for _ in range(1000):
         port = random.SystemRandom().randrange(20_000, 32_768)
         if port in GIVEN:
             continue
@@ -177,6 +168,7 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             GIVEN.add(port)
             return port
+    raise OSError("no free port after 1000 attempts")
 
 
 def pss(pid: int) -> float:

@@ -1,4 +1,6 @@
-"""An engine whose time, death and hanging tests decide: `--engine tests.slow:engine --model slow=0.2:/some/folder`.
+"""An engine whose speed, death and hanging the test decides.
+
+Start it with `--engine tests.support.slow:engine --model slow=0.2:/some/folder`.
 
 The model's "path" is the seconds that a call takes, and a folder in which every engine's process writes a file named
 after its id: a line for each call, with the numbers of the windows in it. A recording's first sample says what is to
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tickertape.errors import DecodeError
-from tickertape.settings import Settings
+from tickertape.server.settings import Settings
 from tickertape.types import Decoded, Options, Segment, Window
 
 POISON, HANG = 0.75, -0.75  # first samples: kill the process; never return

@@ -77,7 +77,7 @@ def spoken(draw: st.DrawFn, *, timed: bool, vocabulary: int = 60) -> Spoken:
             overlap=SECOND if start else 0,
             tail=SECOND if end < at else 0,
         )
-        here = [word for word in words if word.start >= start and word.end <= end]
+        here = [word for word in words if word.start_sample >= start and word.end_sample <= end]
         heard.append((window, Decoded(tuple(_segments(here, start, timed=timed, size=draw(st.integers(1, 8)))))))
     return Spoken(tuple(words), tuple(heard), at)
 
@@ -87,11 +87,11 @@ def _segments(words: list[Word], offset: int, *, timed: bool, size: int) -> list
     segments = []
     for first in range(0, len(words), size):
         group = [
-            Word(word.text, word.start - offset, word.end - offset, word.probability)
+            Word(word.text, word.start_sample - offset, word.end_sample - offset, word.probability)
             for word in words[first : first + size]
         ]
         text = "".join(word.text for word in group)
-        segments.append(Segment(group[0].start, group[-1].end, text, words=tuple(group) if timed else ()))
+        segments.append(Segment(group[0].start_sample, group[-1].end_sample, text, words=tuple(group) if timed else ()))
     return segments
 
 
@@ -128,9 +128,9 @@ def transcripts(draw: st.DrawFn, *, timed: bool | None = None) -> Transcript:
     for _ in range(draw(st.integers(0, 5))):
         channel = draw(st.integers(0, channels - 1))
         segment = draw(segments(ends[channel] + draw(st.integers(0, SECOND)), timed=timed, channel=channel))
-        ends[channel] = segment.end
+        ends[channel] = segment.end_sample
         made.append(segment)
-    made.sort(key=lambda segment: (segment.start, segment.channel))
+    made.sort(key=lambda segment: (segment.start_sample, segment.channel))
     notices = draw(st.sampled_from([(), (Notice("audio_truncated", "the file ends early"),)]))
     duration = max(ends) + draw(st.integers(1_600, SECOND))
     text = " ".join(segment.text.strip() for segment in made)

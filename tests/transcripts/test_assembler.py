@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import SECOND, Spoken, spoken, transcripts
-from tickertape.assemble import Assembler, joined
+from tests.support.strategies import SECOND, Spoken, spoken, transcripts
+from tickertape.transcripts.assembler import Assembler, join_text
 from tickertape.types import Decoded, Notice, Segment, Task, Transcript, Window, Word
 
 
@@ -58,16 +58,19 @@ def check_order(segments: list[Segment], duration: int) -> None:
     """Times are in order and apart within a channel, and inside the recording."""
     for channel in {segment.channel for segment in segments}:
         own = [segment for segment in segments if segment.channel == channel]
-        times = [time for segment in own for time in (segment.start, segment.end)]
+        times = [time for segment in own for time in (segment.start_sample, segment.end_sample)]
         assert sorted(times) == times
-        words = [time for segment in own for word in segment.words for time in (word.start, word.end)]
+        words = [time for segment in own for word in segment.words for time in (word.start_sample, word.end_sample)]
         assert sorted(words) == words
-    assert all(0 <= segment.start <= segment.end <= duration for segment in segments)
+    assert all(0 <= segment.start_sample <= segment.end_sample <= duration for segment in segments)
     for segment in segments:
-        assert all(segment.start <= word.start <= word.end <= segment.end for word in segment.words)
+        assert all(
+            segment.start_sample <= word.start_sample <= word.end_sample <= segment.end_sample for word in segment.words
+        )
 
 
 @given(spoken(timed=True))
+@pytest.mark.slow
 def test_no_word_is_lost_or_doubled_with_word_times(speech: Spoken) -> None:
     """Overlapping windows that heard every whole word give each word once, at its true time."""
     streamed, result = run(list(speech.heard), speech.duration)
@@ -78,6 +81,7 @@ def test_no_word_is_lost_or_doubled_with_word_times(speech: Spoken) -> None:
 
 
 @given(st.integers(1, 4).flatmap(lambda vocabulary: spoken(timed=True, vocabulary=vocabulary)))
+@pytest.mark.slow
 def test_stammering_is_kept_as_it_was(speech: Spoken) -> None:
     """Word times tell equal words apart, so that "no, no, no" stays what it is."""
     _, result = run(list(speech.heard), speech.duration)
@@ -85,6 +89,7 @@ def test_stammering_is_kept_as_it_was(speech: Spoken) -> None:
 
 
 @given(spoken(timed=False))
+@pytest.mark.slow
 def test_no_word_is_lost_or_doubled_without_word_times(speech: Spoken) -> None:
     """The same from the texts alone."""
     streamed, result = run(list(speech.heard), speech.duration)
@@ -93,12 +98,13 @@ def test_no_word_is_lost_or_doubled_without_word_times(speech: Spoken) -> None:
 
 
 @given(spoken(timed=True), st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_noisy_word_times_do_not_matter(speech: Spoken, random: object) -> None:
     """Word times that err by up to 0.1 s, differently in each window, neither lose nor double a word."""
 
     def shaken(word: Word) -> Word:
         shift = random.randint(-800, 800)  # type: ignore[attr-defined]
-        return replace(word, start=max(0, word.start + shift), end=max(0, word.end + shift))
+        return replace(word, start_sample=max(0, word.start_sample + shift), end_sample=max(0, word.end_sample + shift))
 
     pairs = []
     for place, decoded in speech.heard:
@@ -112,28 +118,36 @@ def test_noisy_word_times_do_not_matter(speech: Spoken, random: object) -> None:
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_what_streams_out_is_what_the_transcript_holds(expected: Transcript) -> None:
     """Segments stream in the order of their start, whatever channel they are on, and are the transcript's own."""
     pairs = [
         (
-            Window(np.zeros(segment.end - segment.start, np.float32), segment.start, segment.channel),
+            Window(
+                np.zeros(segment.end_sample - segment.start_sample, np.float32), segment.start_sample, segment.channel
+            ),
             Decoded((_from_zero(segment),), segment.language),
         )
         for segment in expected.segments
     ]
-    streamed, result = run(pairs, expected.duration, expected.channels)
+    streamed, result = run(pairs, expected.samples, expected.channels)
     assert tuple(streamed) == result.segments
-    assert [segment.start for segment in expected.segments] == [segment.start for segment in streamed]
+    assert [segment.start_sample for segment in expected.segments] == [segment.start_sample for segment in streamed]
     assert [segment.text for segment in expected.segments] == [segment.text for segment in streamed]
-    check_order(streamed, expected.duration)
+    check_order(streamed, expected.samples)
 
 
 def _from_zero(segment: Segment) -> Segment:
     """The segment as the engine gives it: timed within its window."""
     words = tuple(
-        replace(word, start=word.start - segment.start, end=word.end - segment.start) for word in segment.words
+        replace(
+            word,
+            start_sample=word.start_sample - segment.start_sample,
+            end_sample=word.end_sample - segment.start_sample,
+        )
+        for word in segment.words
     )
-    return replace(segment, start=0, end=segment.end - segment.start, words=words)
+    return replace(segment, start_sample=0, end_sample=segment.end_sample - segment.start_sample, words=words)
 
 
 @pytest.mark.parametrize("timed", [True, False])
@@ -208,7 +222,7 @@ def test_times_are_true_sample_offsets() -> None:
     """A window's place is where its samples are, not a multiple of thirty seconds."""
     place = Window(np.zeros(5 * SECOND, np.float32), 123_457)
     (segment,) = transcript([(place, heard(phrase("here", 1, 2)))], 40 * SECOND).segments
-    assert (123_457 + SECOND, 123_457 + 2 * SECOND) == (segment.start, segment.end)
+    assert (123_457 + SECOND, 123_457 + 2 * SECOND) == (segment.start_sample, segment.end_sample)
 
 
 def test_no_time_exceeds_the_recording() -> None:
@@ -216,7 +230,7 @@ def test_no_time_exceeds_the_recording() -> None:
     late = phrase("too late", -1, 40, timed=True)
     result = transcript([(window(0, 5), heard(late))], 5 * SECOND)
     check_order(list(result.segments), 5 * SECOND)
-    assert (0, 5 * SECOND) == (result.segments[0].start, result.segments[0].end)
+    assert (0, 5 * SECOND) == (result.segments[0].start_sample, result.segments[0].end_sample)
 
 
 def test_empty_segments_are_dropped() -> None:
@@ -230,7 +244,7 @@ def test_empty_segments_are_dropped() -> None:
 )
 def test_texts_join_as_the_language_is_written(language: str, texts: tuple[str, str], expected: str) -> None:
     """Segments join with a space, except in languages written without."""
-    assert expected == joined([Segment(0, 1, text, language=language) for text in texts])
+    assert expected == join_text([Segment(0, 1, text, language=language) for text in texts])
 
 
 def test_chinese_overlaps_merge_by_character() -> None:
@@ -270,4 +284,4 @@ def test_every_pair_of_neighbours_is_apart() -> None:
     """Segments that the model let overlap follow one another."""
     pairs = [(window(0, 9), heard(phrase("one", 0, 5), phrase("two", 4, 6), phrase("three", 3, 3.5)))]
     found = transcript(pairs, 9 * SECOND).segments
-    assert all(left.end <= right.start for left, right in itertools.pairwise(found))
+    assert all(left.end_sample <= right.start_sample for left, right in itertools.pairwise(found))

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from tests.strategies import SECOND, transcripts
-from tickertape import formats
-from tickertape.cues import LONGEST, WIDTH, Cue, cues, milliseconds
+from tests.support.strategies import SECOND, transcripts
+from tickertape.transcripts import formats
+from tickertape.transcripts.subtitles import MAX_CUE_MS, MAX_LINE_CHARACTERS, Cue, cues, milliseconds
 from tickertape.types import Notice, Segment, Transcript, Word
 
 WORDS = "And so my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
@@ -25,14 +25,14 @@ def spoken(text: str, *, pace: int = 5_333, timed: bool = True, channel: int = 0
     words = tuple(
         Word(f" {piece}", start + n * pace, start + n * pace + 4_000, 0.875) for n, piece in enumerate(pieces)
     )
-    end = words[-1].end
+    end = words[-1].end_sample
     return Segment(start, end, f" {text}", (1, 2), words if timed else (), channel=channel, avg_logprob=-0.25)
 
 
 def told(*segments: Segment, channels: int = 1, language: str = "en") -> Transcript:
     """A transcript of these segments."""
     text = " ".join(segment.text.strip() for segment in segments)
-    return Transcript(text, segments, language, max(s.end for s in segments) + SECOND, channels=channels)
+    return Transcript(text, segments, language, max(s.end_sample for s in segments) + SECOND, channels=channels)
 
 
 def squeezed(text: str) -> str:
@@ -65,14 +65,15 @@ def test_times_are_rounded_once_half_up() -> None:
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_cues_keep_the_limits(transcript: Transcript) -> None:
     """At most two lines of 42 characters, in order and apart in each channel, within the recording, none empty."""
     found = cues(transcript)
     for cue in found:
         lines = cue.text.split("\n")
         assert len(lines) <= 2
-        assert all(line == line.strip() and 0 < len(line) <= WIDTH for line in lines)
-        assert 0 <= cue.start < cue.end <= milliseconds(transcript.duration)
+        assert all(line == line.strip() and 0 < len(line) <= MAX_LINE_CHARACTERS for line in lines)
+        assert 0 <= cue.start < cue.end <= milliseconds(transcript.samples)
     assert sorted(cue.start for cue in found) == [cue.start for cue in found]
     for channel in (0, 1):
         times = [time for cue in found if cue.channel == channel for time in (cue.start, cue.end)]
@@ -80,12 +81,14 @@ def test_cues_keep_the_limits(transcript: Transcript) -> None:
 
 
 @given(transcripts(timed=True))
+@pytest.mark.slow
 def test_cues_last_at_most_seven_seconds(transcript: Transcript) -> None:
     """With word times no cue stays longer, however slow the speaker."""
-    assert all(cue.end - cue.start <= LONGEST for cue in cues(transcript))
+    assert all(cue.end - cue.start <= MAX_CUE_MS for cue in cues(transcript))
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_cues_hold_every_word_in_order(transcript: Transcript) -> None:
     """Breaking lines changes nothing but the white space."""
     for channel in (0, 1):
@@ -94,25 +97,28 @@ def test_cues_hold_every_word_in_order(transcript: Transcript) -> None:
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_subtitle_times_survive_the_round_trip(transcript: Transcript) -> None:
     """What a player reads from SRT and VTT are the cues' own milliseconds."""
     label = len("Speaker 1: ") if transcript.channels == 2 else 0
     assert [(c.start, c.end) for c in cues(transcript)] == [c[:2] for c in parse_subtitles(formats.vtt(transcript))]
-    expected = [(c.start, c.end) for c in cues(transcript, label=label)]
+    expected = [(c.start, c.end) for c in cues(transcript, label_characters=label)]
     assert expected == [c[:2] for c in parse_subtitles(formats.srt(transcript))]
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_table_times_survive_the_round_trip(transcript: Transcript) -> None:
     """TSV holds a row for each segment, its times rounded once."""
     header, *rows = [line.split("\t") for line in formats.tsv(transcript).splitlines()]
     assert ["start", "end", "text", *["channel"][: transcript.channels - 1]] == header
-    assert [(milliseconds(s.start), milliseconds(s.end)) for s in transcript.segments] == [
+    assert [(milliseconds(s.start_sample), milliseconds(s.end_sample)) for s in transcript.segments] == [
         (int(row[0]), int(row[1])) for row in rows
     ]
 
 
 @given(transcripts())
+@pytest.mark.slow
 def test_json_is_valid_and_finite(transcript: Transcript) -> None:
     """Whatever the model's numbers are, the JSON has no NaN and no infinity, and no time after the end."""
 
@@ -120,13 +126,13 @@ def test_json_is_valid_and_finite(transcript: Transcript) -> None:
         raise AssertionError(constant)
 
     for name in ("json", "verbose_json"):
-        body = json.loads(formats.FORMATS[name](transcript), parse_constant=refuse)
+        body = json.loads(formats.RENDERERS[name](transcript), parse_constant=refuse)
         assert transcript.text == body["text"]
         for timed in (*body.get("segments", ()), *body.get("words", ())):
             assert 0 <= timed["start"] <= timed["end"] <= body["duration"]
 
 
-@pytest.mark.parametrize(("name", "write"), formats.FORMATS.items())
+@pytest.mark.parametrize(("name", "write"), formats.RENDERERS.items())
 def test_silence_has_a_body_in_every_format(name: str, write: Callable[[Transcript], str]) -> None:
     """A recording without speech is an answer too."""
     body = write(Transcript("", (), "en", SECOND))
@@ -136,7 +142,7 @@ def test_silence_has_a_body_in_every_format(name: str, write: Callable[[Transcri
 
 def test_verbose_json_has_openais_fields() -> None:
     """Exactly these names, in seconds; probability is ours."""
-    transcript = replace(told(spoken("Hello there.")), duration=135_504)
+    transcript = replace(told(spoken("Hello there.")), samples=135_504)
     assert {
         "task": "transcribe",
         "language": "english",
@@ -221,7 +227,7 @@ def test_speakers_are_named_in_split_recordings() -> None:
     assert "\n<v Speaker 2>And so my" in formats.vtt(call)
     srt = formats.srt(call)
     assert "\nSpeaker 1: Good morning.\n" in srt
-    assert all(len(line) <= WIDTH for _, _, lines in parse_subtitles(srt) for line in lines)
+    assert all(len(line) <= MAX_LINE_CHARACTERS for _, _, lines in parse_subtitles(srt) for line in lines)
     assert f"Speaker 1: Good morning. How are you?\nSpeaker 2: {WORDS}\n" == formats.text(call)
 
 
@@ -239,7 +245,7 @@ def test_lines_are_balanced_and_articles_stay_with_their_noun() -> None:
 def test_a_silence_ends_a_cue() -> None:
     """A cue does not stay up while nobody speaks."""
     first, second = spoken("one two three"), spoken("four five six", start=4 * SECOND)
-    both = replace(first, end=second.end, text=first.text + second.text, words=first.words + second.words)
+    both = replace(first, end_sample=second.end_sample, text=first.text + second.text, words=first.words + second.words)
     assert ["one two three", "four five six"] == [cue.text for cue in cues(told(both))]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tickertape.errors import OptionError
-from tickertape.languages import ALIASES, LANGUAGES, SPACELESS, language_code, separator
+from tickertape.transcripts.languages import ALIASES, LANGUAGES, SPACELESS, language_code, separator
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,7 @@ def test_every_code_and_name_leads_to_its_code() -> None:
     assert set(ALIASES.values()) | SPACELESS <= set(LANGUAGES)
 
 
+@pytest.mark.reference
 def test_the_table_is_the_originals() -> None:
     """Codes, names and their order are those of the reference implementation."""
     reference = pytest.importorskip("transformers.models.whisper.tokenization_whisper", reason="needs transformers")

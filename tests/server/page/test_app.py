@@ -1,4 +1,4 @@
-"""The page through HTTP, and the desk behind it: what a visitor gets, and what nobody can get out of it."""
+"""The page over HTTP and its handlers: transcriptions, errors, and what the guard blocks."""
 
 from __future__ import annotations
 
@@ -20,54 +20,56 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from tests.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
-from tests.service import wait_for
-from tickertape import keys, ui
-from tickertape.api import create_app
-from tickertape.errors import EngineFailed
-from tickertape.gate import OPEN
-from tickertape.local import BATCH
-from tickertape.settings import Settings
-from tickertape.types import Audio
+from tests.support.fakes import TEXT, FakeEngine, Serving, decoders, model, wav
+from tests.support.logs import LOG
+from tests.support.waiting import TIMEOUT, wait_until, wait_until_async
+from tickertape.engine.batching import BATCH
+from tickertape.errors import EngineError
+from tickertape.server.app import create_app
+from tickertape.server.auth import add_key
+from tickertape.server.page import app as page_app
+from tickertape.server.page.guard import ALLOWED_PATHS
+from tickertape.server.page.messages import WAVEFORM_BARS, waveform
+from tickertape.server.settings import Settings
+from tickertape.transcripts import formats
+from tickertape.types import Audio, Transcript
 
 MIB = 2**20
-PATIENCE = 120.0  # seconds for whatever a test waits for, on a busy machine
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio", "ignore::FutureWarning:gradio")
-SECRET = "marmalade-seventeen"  # noqa: S105 - a word to look for where it must not be
+SECRET = "marmalade-seventeen"  # noqa: S105 - must not appear in logs or files
 
 
 @dataclass
-class House:
-    """An application with the page, and what it wrote to its log."""
+class PageApp:
+    """An application with the page."""
 
     engine: FakeEngine = field(default_factory=FakeEngine)
-    lines: list[str] = field(default_factory=list)
     knobs: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> FastAPI:
-        """The application, made inside an event loop, as servers do: else Gradio makes loops and leaves them open."""
+        """The application, built in an event loop as in a server; otherwise Gradio leaves event loops open."""
 
         async def inside() -> FastAPI:
-            return self.within()
+            return self.build_in_loop()
 
         return asyncio.run(inside())
 
-    def within(self) -> FastAPI:
-        app: FastAPI = ui.mount(self.bare())
+    def build_in_loop(self) -> FastAPI:
+        app: FastAPI = page_app.mount(self.build_without_page())
         return app
 
-    def bare(self) -> FastAPI:
+    def build_without_page(self) -> FastAPI:
         settings = Settings(**{"body_limit": MIB, "upload_room": 4 * MIB, "max_audio_seconds": 120, **self.knobs})
         models = {"demo": model("demo", self.engine), "spare": model("spare", translates=False)}
-        return create_app(models, settings, emit=self.lines.append, decoders=decoders())
+        return create_app(models, settings, decoders=decoders())
 
 
 @dataclass
-class Visitor:
-    """Somebody at the page: sends recordings and wishes as its script does."""
+class Browser:
+    """A browser: uploads recordings and submits requests as page.js does."""
 
     app: FastAPI
-    house: House
+    page: PageApp
 
     @property
     def service(self) -> Any:
@@ -80,31 +82,38 @@ class Visitor:
         async with self.client() as client:
             return await client.post("/recordings", files={"file": (name, recording)}, headers=headers)
 
-    async def ask(self, recording: bytes, **wish: Any) -> list[dict[str, Any]]:
-        """Every answer to a wish."""
+    async def ask(self, recording: bytes, **submission: Any) -> list[dict[str, Any]]:
+        """Upload and transcribe; the messages of the server."""
         token = (await self.send(recording)).json()["token"]
-        return await self.answers({"token": token, "run": 1, "model": "demo", **wish})
+        return await self.answers({"token": token, "run": 1, "model": "demo", **submission})
 
-    async def answers(self, wish: Any) -> list[dict[str, Any]]:
-        return [json.loads(json.dumps(answer)) async for answer in self.app.state.desk.transcribe(wish)]
+    async def answers(self, submission: Any) -> list[dict[str, Any]]:
+        return [json.loads(json.dumps(answer)) async for answer in self.app.state.page_handlers.transcribe(submission)]
+
+
+def segments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The segments of a transcription, in the order in which they were sent; each is sent once."""
+    sent = [entry for message in messages for entry in message.get("segments", {}).items()]
+    assert [str(number) for number in range(len(sent))] == [index for index, _ in sent]
+    return [segment for _, segment in sent]
 
 
 @pytest.fixture(scope="module")
-def shared() -> Visitor:
-    """One page for the tests that only look at it: to build one takes a second."""
-    house = House()
-    return Visitor(house.build(), house)
+def shared() -> Browser:
+    """A page for tests that change nothing, because building one takes a second."""
+    page = PageApp()
+    return Browser(page.build(), page)
 
 
 @pytest.fixture
-def visitor() -> Visitor:
-    """A page of one's own."""
-    house = House()
-    return Visitor(house.build(), house)
+def browser() -> Browser:
+    """A new page."""
+    page = PageApp()
+    return Browser(page.build(), page)
 
 
-async def test_the_page_needs_nothing_from_elsewhere(shared: Visitor) -> None:
-    """The page names no foreign address to fetch from, and its policy forbids to."""
+async def test_the_page_requests_no_other_host(shared: Browser) -> None:
+    """The page has no URL of another host to load from, and its Content-Security-Policy forbids them."""
     async with shared.client() as client:
         page = await client.get("/")
     head = page.text.split("window.gradio_config")[0]
@@ -119,17 +128,18 @@ async def test_the_page_needs_nothing_from_elsewhere(shared: Visitor) -> None:
     assert "'self'" == policy["default-src"]
 
 
-async def test_the_page_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On an application that answers already, `/` asks for patience until Gradio is imported; the rest is there."""
+@pytest.mark.slow
+async def test_the_page_can_be_mounted_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Gradio is imported, `/` answers 503 and reloads; the API works meanwhile."""
     gate, imported = threading.Event(), importlib.import_module
     patient = SimpleNamespace(import_module=lambda name: gate.wait(60) and imported(name))
-    monkeypatch.setattr(ui, "importlib", patient)
-    house = House()
-    app = house.bare()
-    coming = asyncio.ensure_future(ui.mount_late(app))
+    monkeypatch.setattr(page_app, "importlib", patient)
+    page = PageApp()
+    app = page.build_without_page()
+    coming = asyncio.ensure_future(page_app.mount_late(app))
     await asyncio.sleep(0)
-    visitor = Visitor(app, house)
-    async with visitor.client() as client:
+    browser = Browser(app, page)
+    async with browser.client() as client:
         early = await client.get("/")
         assert (503, "1") == (early.status_code, early.headers["refresh"])
         assert 200 == (await client.get("/healthz")).status_code
@@ -137,20 +147,20 @@ async def test_the_page_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
         await coming
         assert "<title>Tickertape</title>" in (await client.get("/")).text
         assert 405 == (await client.delete("/healthz")).status_code
-    *_, last = await visitor.ask(wav())
+    *_, last = await browser.ask(wav())
     assert TEXT == last["text"]
     await app.state.page.aclose()
 
 
-async def test_the_page_is_what_the_script_expects(shared: Visitor) -> None:
-    """Every element that the script asks for is in the page."""
-    script, page = ui._asset("page.js"), ui._asset("page.html")
+async def test_the_page_has_the_elements_of_the_script(shared: Browser) -> None:
+    """Every element that page.js uses is in page.html."""
+    script, page = page_app._asset("page.js"), page_app._asset("page.html")
     wanted = set(re.findall(r"at\(\"([\w-]+)\"\)", script))
     assert set() == {name for name in wanted if f'id="tt-{name}"' not in page}
 
 
-async def test_the_api_answers_beside_the_page(shared: Visitor) -> None:
-    """The routes of the API, their refusals included, are as they are without the page."""
+async def test_the_api_works_with_the_page(shared: Browser) -> None:
+    """The API's responses and errors are the same with and without the page."""
     async with shared.client() as client:
         models, missing, wrong = [
             await client.get(path) for path in ("/v1/models", "/v1/nothing", "/v1/audio/transcriptions")
@@ -207,8 +217,8 @@ CLOSED = [
 
 
 @pytest.mark.parametrize("request_line", CLOSED)
-async def test_what_gradio_offers_beyond_the_page_is_closed(shared: Visitor, request_line: str) -> None:
-    """No path reaches a file, a proxy, an upload or a function; the answer is the API's plain 404."""
+async def test_other_paths_of_gradio_are_blocked(shared: Browser, request_line: str) -> None:
+    """No path reaches a file, a proxy, an upload or a function; the response is the API's 404."""
     method, path = request_line.split(" ", 1)
     async with shared.client() as client:
         answer = await client.request(
@@ -217,8 +227,8 @@ async def test_what_gradio_offers_beyond_the_page_is_closed(shared: Visitor, req
     assert (404, "not_found") == (answer.status_code, answer.json()["error"]["code"])
 
 
-def test_gradio_offers_nothing_new_that_is_open(shared: Visitor) -> None:
-    """Of all routes of the installed Gradio, exactly these pass: a new version cannot open another one."""
+def test_the_allow_list_passes_only_known_routes(shared: Browser) -> None:
+    """Of all routes of the installed Gradio exactly these pass, so that a new version cannot add one."""
     inner: Any = shared.app.router.routes[-1]
     paths = {str(getattr(route, "path", "")) for route in _routes(inner.app._app)}
     filled = {path: re.sub(r"{[^}]+}", "x", path) for path in paths}
@@ -226,13 +236,13 @@ def test_gradio_offers_nothing_new_that_is_open(shared: Visitor) -> None:
         "/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/assets/{path:path}",
         "/svelte/{path:path}", "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/cancel",
         "/gradio_api/startup-events", "/gradio_api/heartbeat/{session_hash}",
-    } == {path for path, example in filled.items() if OPEN.fullmatch(example)}  # fmt: skip
+    } == {path for path, example in filled.items() if ALLOWED_PATHS.fullmatch(example)}  # fmt: skip
 
 
 def _routes(app: Any) -> Iterator[Any]:
     for route in app.routes:
         yield route
-        if hasattr(route, "original_router"):  # Gradio's own prefix stands in the paths
+        if hasattr(route, "original_router"):  # its paths include Gradio's prefix
             yield from _routes(route.original_router)
 
 
@@ -251,49 +261,73 @@ def _routes(app: Any) -> Iterator[Any]:
     ],
     ids=str,
 )
-async def test_a_wish_names_no_path(shared: Visitor, token: Any) -> None:
-    """What stands where the token belongs is looked up among the recordings, and opened never."""
+async def test_a_token_is_never_a_path(shared: Browser, token: Any) -> None:
+    """A path or URL in place of the token is an unknown token; nothing is opened."""
     answers = await shared.answers({"token": token, "run": 3, "model": "demo"})
     assert [("failed", 3, "The recording is no longer here; send it again.")] == [
         (answer["state"], answer["run"], answer["error"]["message"]) for answer in answers
     ]
 
 
-@pytest.mark.parametrize("wish", [None, "text", 7, [], {"run": "x"}], ids=str)
-async def test_nonsense_gets_an_answer(shared: Visitor, wish: Any) -> None:
-    """A wish of any shape ends in an answer, never in an exception."""
-    assert ["failed"] == [answer["state"] for answer in await shared.answers(wish)]
+@pytest.mark.parametrize("submission", [None, "text", 7, [], {"run": "x"}], ids=str)
+async def test_a_malformed_submission_is_an_error(shared: Browser, submission: Any) -> None:
+    """A submission of any type gets an error message, never an exception."""
+    assert ["failed"] == [answer["state"] for answer in await shared.answers(submission)]
 
 
-async def test_a_recording_becomes_text(visitor: Visitor) -> None:
-    """The answers tell how far it is; the last holds the text, its times, and every file to take along."""
-    *running, last = await visitor.ask(wav(2), words=True)
+async def test_an_upload_is_transcribed(browser: Browser) -> None:
+    """Messages report the progress; the last has the text, the timing figures and the files to download."""
+    *running, last = await browser.ask(wav(2), words=True)
     assert ["running"] * len(running) == [answer["state"] for answer in running]
     assert ("done", TEXT, 2.0, "english") == (last["state"], last["text"], last["duration"], last["language"])
+    first, second = segments([*running, last])
     assert [(0.0, 1.0, "Good morning,"), (1.0, 2.0, "this is a test.")] == [
-        (segment["start"], segment["end"], segment["text"]) for segment in last["segments"]
+        (segment["start"], segment["end"], segment["text"]) for segment in (first, second)
     ]
-    assert [[0.0, 0.5, " Good"], [0.5, 1.0, " morning,"]] == last["segments"][0]["words"]
+    assert [[0.0, 0.5, " Good"], [0.5, 1.0, " morning,"]] == first["words"]
+    assert 2 == last["count"]
     assert {"txt", "srt", "vtt", "json"} == set(last["files"])
     assert f"{TEXT}\n" == last["files"]["txt"]
     assert last["elapsed"] / 2 == pytest.approx(last["factor"], abs=0.001)
 
 
-async def test_text_appears_while_it_is_decoded(visitor: Visitor) -> None:
-    """Of a long recording, the first text is there before the last window is done, and nothing shown changes later."""
-    answers = await visitor.ask(wav(100, rate=4000))
-    texts = [[segment["text"] for segment in answer["segments"]] for answer in answers]
-    assert len(texts[-1]) > len(texts[2]) > 0
-    assert texts == [texts[-1][: len(text)] for text in texts]
+async def test_text_appears_while_it_is_decoded(browser: Browser) -> None:
+    """The first segments of a long recording arrive before its end, and every segment is sent once."""
+    answers = await browser.ask(wav(100, rate=4000))
+    assert 0 < len(segments(answers[:3])) < len(segments(answers)) == answers[-1]["count"]
     assert sorted(answer["done"] for answer in answers[:-1]) == [answer["done"] for answer in answers[:-1]]
 
 
-async def test_wishes_are_read_as_the_api_reads_forms(visitor: Visitor) -> None:
-    """Language, task and words reach the engine; the second model refuses what it cannot do."""
-    await visitor.ask(wav(), language="de", task="translate", words=True)
-    asked = visitor.house.engine.asked[-1]
+def test_traffic_is_linear_in_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times the audio sends four times the bytes, and the files are rendered in a thread."""
+    threads: list[bool] = []
+    render = formats.RENDERERS["srt"]
+
+    def watched(transcript: Transcript) -> str:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            threads.append(True)
+        return render(transcript)
+
+    monkeypatch.setitem(formats.RENDERERS, "srt", watched)
+    page = PageApp(knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB, "upload_room": 160 * MIB})
+    sizes = {}
+    with Serving(page.build()) as url, httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        for seconds in (0.5, 300, 1200):
+            sizes[seconds] = sum(len(json.dumps(event)) for event in submit(client, wav(seconds, rate=4000)))
+    constant = sizes.pop(0.5)
+    assert 3 < (sizes[1200] - constant) / (sizes[300] - constant) < 5
+    assert sizes[1200] < 150 * 1024  # of which the four files, sent twice by Gradio, are a half
+    assert [True] * 3 == threads
+
+
+async def test_options_are_those_of_the_api(browser: Browser) -> None:
+    """Language, task and words reach the engine; a model without translation rejects it."""
+    await browser.ask(wav(), language="de", task="translate", words=True)
+    asked = browser.page.engine.asked[-1]
     assert ("de", "translate", True) == (asked.language, asked.task, asked.word_timestamps)
-    [failed] = await visitor.ask(wav(), model="spare", task="translate")
+    [failed] = await browser.ask(wav(), model="spare", task="translate")
     assert "An English-only model cannot translate." == failed["error"]["message"]
 
 
@@ -303,63 +337,60 @@ async def test_wishes_are_read_as_the_api_reads_forms(visitor: Visitor) -> None:
      (wav(0.05), "audio_too_short"), (wav(121, rate=4000), "audio_too_long")],
     ids=["empty", "text", "no samples", "short", "long"],
 )  # fmt: skip
-async def test_bad_recordings_get_a_sentence(visitor: Visitor, recording: bytes, code: str) -> None:
-    """What is wrong with a recording is said in a sentence, under the API's code, and its memory is given back."""
-    *_, last = await visitor.ask(recording)
+async def test_invalid_recordings_get_an_error(browser: Browser, recording: bytes, code: str) -> None:
+    """An invalid recording gets a one-sentence message and the API's code, and its memory is released."""
+    *_, last = await browser.ask(recording)
     assert ("failed", code) == (last["state"], last["error"]["code"])
     assert re.fullmatch(r"[A-Z][^\n]{10,200}\.", last["error"]["message"])
-    assert 0 == visitor.service.uploads.taken
+    assert 0 == browser.service.uploads.taken
 
 
-async def test_our_own_failures_show_no_trace(visitor: Visitor) -> None:
-    """An unexpected exception becomes a sentence with a reference, which leads to the place in the log."""
-    visitor.service.decode_audio = None
-    *_, last = await visitor.ask(wav())
+async def test_unexpected_exceptions_are_hidden(browser: Browser) -> None:
+    """An unexpected exception becomes a message with a reference that is also in the log."""
+    browser.service.decoders = None
+    *_, last = await browser.ask(wav())
     reference = re.search(r"page_[0-9a-f]{12}", last["error"]["message"])
     assert reference is not None
     assert "Traceback" not in json.dumps(last)
-    assert [reference[0]] == [line["request_id"] for line in map(json.loads, visitor.house.lines) if "where" in line]
+    assert [reference[0]] == [line["request_id"] for line in map(json.loads, LOG.lines) if "where" in line]
 
 
-async def test_an_engine_that_fails_is_told(visitor: Visitor) -> None:
-    """The engine's failure reaches the visitor in our words."""
-    visitor.house.engine.failure = EngineFailed("The engine failed; try again.")
-    *_, last = await visitor.ask(wav())
+async def test_an_engine_error_is_shown(browser: Browser) -> None:
+    """The message of an `EngineError` reaches the browser."""
+    browser.page.engine.failure = EngineError("The engine failed; try again.")
+    *_, last = await browser.ask(wav())
     assert {"code": "engine_failed", "message": "The engine failed; try again."} == last["error"]
 
 
-async def test_a_token_fetches_once(visitor: Visitor) -> None:
-    """A recording is forgotten as soon as it has been taken."""
-    wish = {"token": (await visitor.send(wav())).json()["token"], "model": "demo"}
-    first, second = [(await visitor.answers(wish))[-1]["state"] for _ in range(2)]
+async def test_a_token_works_once(browser: Browser) -> None:
+    """A recording can be transcribed once; then its memory is released."""
+    submission = {"token": (await browser.send(wav())).json()["token"], "model": "demo"}
+    first, second = [(await browser.answers(submission))[-1]["state"] for _ in range(2)]
     assert ("done", "failed") == (first, second)
-    assert 0 == visitor.service.uploads.taken
+    assert 0 == browser.service.uploads.taken
 
 
-async def test_recordings_that_nobody_asks_about_are_forgotten(
-    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a while the room of an upload is free again."""
-    monkeypatch.setattr(ui, "WAITING", 0.01)
-    await visitor.send(wav())
-    await asyncio.wait_for(visitor.service.uploads._freed.wait(), 10)
-    assert 0 == visitor.service.uploads.taken
-    assert {} == visitor.app.state.desk._waiting
+async def test_unused_uploads_expire(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that is never transcribed is discarded after `UPLOAD_LIFETIME`."""
+    monkeypatch.setattr(page_app, "UPLOAD_LIFETIME", 0.01)
+    await browser.send(wav())
+    await wait_until_async(lambda: 0 == browser.service.uploads.taken)
+    assert {} == browser.app.state.page_handlers._pending
 
 
-async def test_uploads_are_bounded(visitor: Visitor) -> None:
-    """A recording over the limit is refused with the API's 413, and its room is given back."""
-    answer = await visitor.send(bytes(MIB + MIB // 8))
+async def test_uploads_are_limited(browser: Browser) -> None:
+    """A recording over the limit gets the API's 413, and its memory is released."""
+    answer = await browser.send(bytes(MIB + MIB // 8))
     assert (413, "file_too_large") == (answer.status_code, answer.json()["error"]["code"])
-    async with visitor.client() as client:
+    async with browser.client() as client:
         wrong = await client.post("/recordings", content=b"RIFF", headers={"content-type": "audio/wav"})
         missing = await client.post("/recordings", files={"other": b"x"})
     assert (415, 400) == (wrong.status_code, missing.status_code)
-    assert 0 == visitor.service.uploads.taken
+    assert 0 == browser.service.uploads.taken
 
 
-async def test_the_queue_takes_small_wishes_only(shared: Visitor) -> None:
-    """The page's own requests are a few hundred bytes; of a large one, no more is read."""
+async def test_submissions_are_limited(shared: Browser) -> None:
+    """A submission over `BODY_LIMIT` is rejected."""
     async with shared.client() as client:
         declared = await client.post("/gradio_api/queue/join", content=bytes(100_000))
         streamed = await client.post("/gradio_api/queue/join", content=_pieces())
@@ -371,31 +402,31 @@ async def _pieces() -> AsyncIterator[bytes]:
         yield bytes(10_000)
 
 
-async def test_keys_are_asked_for(tmp_path: Path) -> None:
-    """Where the API wants a key, the page wants it too: for the upload, and for the text."""
+async def test_keys_are_required(tmp_path: Path) -> None:
+    """If the API requires keys, uploads and transcriptions of the page require them, too."""
     file = tmp_path / "keys.json"
-    secret = keys.add(file, "visitors")
-    house = House(knobs={"keys_file": file})
-    visitor = Visitor(house.within(), house)
-    refused = await visitor.send(wav())
-    sent = await visitor.send(wav(), authorization=f"Bearer {secret}")
+    secret = add_key(file, "visitors")
+    page = PageApp(knobs={"keys_file": file})
+    browser = Browser(page.build_in_loop(), page)
+    refused = await browser.send(wav())
+    sent = await browser.send(wav(), authorization=f"Bearer {secret}")
     assert (401, 200) == (refused.status_code, sent.status_code)
-    [failed] = await visitor.answers({"token": sent.json()["token"], "model": "demo", "key": "wrong"})
+    [failed] = await browser.answers({"token": sent.json()["token"], "model": "demo", "key": "wrong"})
     assert "invalid_api_key" == failed["error"]["code"]
-    again = (await visitor.send(wav(), authorization=f"Bearer {secret}")).json()["token"]
-    assert "done" == (await visitor.answers({"token": again, "model": "demo", "key": secret}))[-1]["state"]
+    again = (await browser.send(wav(), authorization=f"Bearer {secret}")).json()["token"]
+    assert "done" == (await browser.answers({"token": again, "model": "demo", "key": secret}))[-1]["state"]
 
 
-async def test_a_service_that_drains_says_so(visitor: Visitor) -> None:
-    """While the service shuts down, the page takes nothing new."""
-    token = (await visitor.send(wav())).json()["token"]
-    visitor.service.door.close()
-    [failed] = await visitor.answers({"token": token, "model": "demo"})
-    assert (503, "shutting_down") == ((await visitor.send(wav())).status_code, failed["error"]["code"])
+async def test_a_draining_service_rejects_the_page(browser: Browser) -> None:
+    """While the service drains, uploads and transcriptions are rejected."""
+    token = (await browser.send(wav())).json()["token"]
+    browser.service.requests.draining = True
+    [failed] = await browser.answers({"token": token, "model": "demo"})
+    assert (503, "shutting_down") == ((await browser.send(wav())).status_code, failed["error"]["code"])
 
 
-async def test_the_page_works_below_a_prefix(shared: Visitor) -> None:
-    """On a cluster the page lives at /page/; what it asks for is below that."""
+async def test_the_page_works_below_a_prefix(shared: Browser) -> None:
+    """On a cluster the page is at /page/, and its requests are below that path."""
     async with shared.client(root_path="/page") as client:
         page = await client.get("/page/")
         closed = await client.get("/page/gradio_api/file=/etc/passwd")
@@ -410,107 +441,115 @@ def test_peaks_are_the_loudest_samples() -> None:
     for count in (1600, 16_001, 5_000_000):
         samples = np.zeros((2, count), np.float32)
         samples[1, -400:] = 0.5
-        bars = ui.peaks(Audio(samples))
-        assert (ui.BARS, 0, 100) == (len(bars), bars[0], bars[-1])
-    assert [0] * ui.BARS == ui.peaks(Audio(np.zeros((1, 1600), np.float32)))
+        bars = waveform(Audio(samples))
+        assert (WAVEFORM_BARS, 0, 100) == (len(bars), bars[0], bars[-1])
+    assert [0] * WAVEFORM_BARS == waveform(Audio(np.zeros((1, 1600), np.float32)))
 
 
-def test_a_visit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over real HTTP: what was said reaches the visitor only: no file, no log line, not even the file's name."""
+def test_nothing_is_stored_or_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the text nor the file's name gets into files or logs."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    house = House()
-    with Serving(house.build()) as url, httpx.Client(base_url=url, timeout=30) as client:
-        events = list(talk(client, wav(), SECRET + ".wav"))
+    page = PageApp()
+    with Serving(page.build()) as url, httpx.Client(base_url=url, timeout=30) as client:
+        events = list(submit(client, wav(), SECRET + ".wav"))
     assert TEXT in json.dumps(events)
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [line for line in house.lines if SECRET in line or "morning" in line]
-    assert ["/recordings", ui.ENDPOINT] == [json.loads(line)["endpoint"] for line in house.lines]
+    assert not [line for line in LOG.lines if SECRET in line or "morning" in line]
+    assert ["/recordings", page_app.ENDPOINT] == [json.loads(line)["endpoint"] for line in LOG.lines]
 
 
-async def test_a_transcription_is_recorded_as_a_request_is(visitor: Visitor) -> None:
-    """One record: what it was, what it held and what each step took, never what was said; and it counts."""
-    await visitor.ask(wav(2), words=True)
-    [line] = [json.loads(line) for line in visitor.house.lines if json.loads(line)["endpoint"] == ui.ENDPOINT]
+async def test_a_transcription_has_a_record(browser: Browser) -> None:
+    """A transcription is logged and counted like a request of the API, without its text."""
+    await browser.ask(wav(2), words=True)
+    [line] = [json.loads(line) for line in LOG.lines if json.loads(line)["endpoint"] == page_app.ENDPOINT]
     known = ("status", "model", "task", "stream", "audio_seconds", "channels", "windows", "batch_size")
     assert (200, "demo", "transcribe", True, 2.0, 1, 1, 1.0) == tuple(line[name] for name in known)
     assert {"decode_audio", "encode", "decode", "first_text", "total", "real_time_factor"} <= set(line)
     assert line["request_id"].startswith("page_")
     assert "morning" not in json.dumps(line)
     counted = 'tickertape_requests_total{code="",endpoint="page",model="demo",status="200"} 1.0'
-    assert counted in visitor.service.scrape().decode()
+    assert counted in (await browser.service.scrape()).decode()
 
 
-async def test_what_fails_on_the_page_is_recorded_too(visitor: Visitor) -> None:
-    """A recording that is none ends as the API's status and code would; a visitor who leaves as 499."""
-    await visitor.ask(b"no recording at all")
-    token = (await visitor.send(wav())).json()["token"]
-    talking = visitor.app.state.desk.transcribe({"token": token, "run": 1, "model": "demo"})
-    await anext(talking)
-    await talking.aclose()
-    lines = [json.loads(line) for line in visitor.house.lines]
+async def test_errors_and_disconnects_are_recorded(browser: Browser) -> None:
+    """An error is recorded with the API's status and code, a browser that disconnects with 499."""
+    await browser.ask(b"no recording at all")
+    token = (await browser.send(wav())).json()["token"]
+    transcribing = browser.app.state.page_handlers.transcribe({"token": token, "run": 1, "model": "demo"})
+    await anext(transcribing)
+    await transcribing.aclose()
+    lines = [json.loads(line) for line in LOG.lines]
     assert [(400, "invalid_audio"), (499, "client_closed_request")] == [
-        (line["status"], line["code"]) for line in lines if line["endpoint"] == ui.ENDPOINT
+        (line["status"], line["code"]) for line in lines if line["endpoint"] == page_app.ENDPOINT
     ]
 
 
-def test_a_visitor_who_leaves_stops_the_work() -> None:
-    """Goal 9: when the page is closed, no further batch begins, the room is free, and who waits behind is served."""
+@pytest.mark.slow
+def test_a_disconnect_stops_the_transcription() -> None:
+    """When the page is closed no further batch starts, reservations are released, and the next request runs."""
     gate = threading.Event()
-    house = House(engine=FakeEngine(gate=gate), knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
-    app = house.build()
-    with Serving(app) as url, opened(gate), httpx.Client(base_url=url, timeout=PATIENCE) as client:
-        events = talk(client, wav(1200, rate=8000), language="de")
+    page = PageApp(engine=FakeEngine(gate=gate), knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
+    app = page.build()
+    with Serving(app) as url, opening(gate), httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        events = submit(client, wav(1200, rate=8000), language="de")
         next(events)
-        assert house.engine.begun.wait(PATIENCE)
+        assert page.engine.begun.wait(TIMEOUT)
         events.close()
-        wait_for(lambda: not app.state.service.door.inside)
+        wait_until(lambda: not app.state.service.requests.active)
         gate.set()
-        list(talk(client, wav(), language="fr", visit="next"))
-    asked = [wish.language for wish in house.engine.asked]
+        list(submit(client, wav(), language="fr", session="next"))
+    asked = [options.language for options in page.engine.asked]
     assert (True, 1) == (0 < asked.count("de") <= BATCH, asked.count("fr"))
     assert 0.0 == app.state.service.admission.in_flight
 
 
-def test_who_left_while_waiting_is_never_served() -> None:
-    """Goal 9: of a transcription that waits behind another, nothing runs once its visitor has left."""
+@pytest.mark.slow
+def test_a_queued_transcription_stops_at_a_disconnect() -> None:
+    """A transcription that waits behind another is never decoded once its browser has disconnected."""
     gate = threading.Event()
-    house = House(engine=FakeEngine(gate=gate), knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
-    app = house.build()
-    with Serving(app) as url, opened(gate), httpx.Client(base_url=url, timeout=PATIENCE) as client:
-        first = talk(client, wav(), language="de", visit="first")
+    page = PageApp(engine=FakeEngine(gate=gate), knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
+    app = page.build()
+    with Serving(app) as url, opening(gate), httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        first = submit(client, wav(), language="de", session="first")
         next(first)
-        assert house.engine.begun.wait(PATIENCE)
-        second = talk(client, wav(60, rate=8000), language="fr", visit="second")
+        assert page.engine.begun.wait(TIMEOUT)
+        second = submit(client, wav(60, rate=8000), language="fr", session="second")
         next(second)
-        wait_for(lambda: app.state.service.door.inside == 2)
+        wait_until(lambda: app.state.service.requests.active == 2)
         second.close()
-        wait_for(lambda: app.state.service.door.inside == 1)
+        wait_until(lambda: app.state.service.requests.active == 1)
         gate.set()
         list(first)
-    assert {"de"} == {wish.language for wish in house.engine.asked}
+    assert {"de"} == {options.language for options in page.engine.asked}
 
 
 @contextmanager
-def opened(gate: threading.Event) -> Iterator[None]:
-    """Whatever happens in the block, the engine can go on afterwards."""
+def opening(gate: threading.Event) -> Iterator[None]:
+    """Open the gate at the end of the block, so that the engine can continue."""
     try:
         yield
     finally:
         gate.set()
 
 
-def talk(
-    client: httpx.Client, recording: bytes, name: str = "recording", language: str = "", visit: str = "visit"
+def submit(
+    client: httpx.Client, recording: bytes, name: str = "recording", language: str = "", session: str = "session"
 ) -> Iterator[dict[str, Any]]:
-    """Send a recording and a wish as a browser does; the queue's events."""
+    """Upload and submit as a browser does; yields the events of Gradio's queue."""
     token = client.post("/recordings", files={"file": (name, recording)}).json()["token"]
-    wish = {"token": token, "run": 1, "model": "demo", "words": True, "language": language}
+    submission = {"token": token, "run": 1, "model": "demo", "words": True, "language": language}
     config = client.get("/config").json()
-    [talking] = [entry["id"] for entry in config["dependencies"] if entry["backend_fn"]]
-    join = {"data": [wish], "fn_index": talking, "session_hash": visit, "event_data": None, "trigger_id": None}
+    [function] = [entry["id"] for entry in config["dependencies"] if entry["backend_fn"]]
+    join = {
+        "data": [submission],
+        "fn_index": function,
+        "session_hash": session,
+        "event_data": None,
+        "trigger_id": None,
+    }
     assert 200 == client.post("/gradio_api/queue/join", json=join).status_code
-    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": visit}) as stream:
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 yield json.loads(line[6:])
