@@ -1,15 +1,15 @@
-"""Tickertape's engine beside faster-whisper, Hugging Face's pipeline and openai-whisper, on this machine.
+"""Tickertape's engine against faster-whisper, Hugging Face's pipeline and openai-whisper, on this machine.
 
     python -m benchmarks.engine                         # everything: about an hour on two cores
     python -m benchmarks.engine --only throughput --shape base --rounds 3
     python -m benchmarks.engine --only throughput --shape checkpoint
-    python -m benchmarks.engine --only memory --shape small medium turbo large-v3    # what they take: up to 16 GB
-    python -m benchmarks.engine --texts                 # what they write, not how fast: see benchmarks/texts.py
+    python -m benchmarks.engine --only memory --shape small medium turbo large-v3    # memory only: up to 16 GB
+    python -m benchmarks.engine --texts                 # word error rates: see benchmarks/texts.py
 
-Every system decodes the same clips greedily, with the same number of new tokens a window and the same threads, in a
-process of its own; runs alternate. Weights are random in Whisper's true shapes, and never end a text by themselves;
-but the shape `checkpoint` is the demo checkpoint on its held-out clips, each decoded to its end.
-Finished measurements are kept in `--work` and not run again; the last line printed is the result as JSON.
+Every system decodes the same clips greedily, with the same number of new tokens per window and the same threads, in a
+separate process; runs alternate. Weights are random in Whisper's shapes, and the end token is suppressed. The shape
+`checkpoint` is the demo checkpoint on its held-out clips, each decoded to its end. Finished measurements are kept in
+`--work` and reused. The last line of the output is the result as JSON.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from benchmarks import texts
 from benchmarks.systems import RATE, WINDOW
 from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
-TUNED = "checkpoint"  # not random: the demo checkpoint
+TUNED = "checkpoint"  # the demo checkpoint, trained
 SHAPES = ("tiny", "base", "small", TUNED)
-LARGE = {"medium": "float32", "turbo": "float16", "large-v3": "float16"}  # as their authors store them
+LARGE = {"medium": "float32", "turbo": "float16", "large-v3": "float16"}  # number format of the published weights
 EXAMPLE = ROOT / "examples" / "audio" / "transfer-to-savings.wav"
 SPOKEN = 64  # held-out clips for it, of about four seconds each
 
-# name in the table: system, batch, the share of the clips it gets (the slow ones would take all day)
+# name in the table: system, batch, share of the clips (less for slow systems)
 CONTENDERS = {
     "tickertape, batch 8": ("tickertape", 8, 1.0),
     "faster-whisper batched, batch 8": ("faster-whisper-batched", 8, 1.0),
@@ -50,11 +50,11 @@ CONTENDERS = {
     "Hugging Face pipeline, one recording": ("hugging-face-whole", 1, 0.25),
     "openai-whisper": ("openai-whisper", 1, 0.125),
 }
-SLOW = ("Hugging Face", "openai")  # run twice, whatever `--rounds` says
+SLOW = ("Hugging Face", "openai")  # run twice, regardless of `--rounds`
 
 
 class Bench:
-    """What all measurements share: clips, checkpoints, finished results, and neighbours that may be paused."""
+    """Shared by all measurements: clips, checkpoints, finished results, and processes to pause."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
@@ -72,7 +72,7 @@ class Bench:
             np.savez(self.spoken, *texts.held_out("known", SPOKEN)[0])
 
     def kept(self, name: str, measure: Callable[[], Result]) -> Result:
-        """The result under that name, measured now unless it is on the disk."""
+        """The result of that name, from `--work` or measured now."""
         path = self.work / f"{name}.json"
         if not path.exists() or self.given.fresh:
             result = measure() | {"load_average": os.getloadavg()[0], "commit": commit()}
@@ -81,12 +81,12 @@ class Bench:
         return kept
 
     def checkpoint(self, shape: str, context: str = "full") -> Path:
-        """A checkpoint of random weights that writes text only, neither its end nor timestamps; or the demo."""
+        """A checkpoint of random weights with end and timestamp tokens suppressed; or the demo checkpoint."""
         if shape == TUNED:
             return texts.CHECKPOINT
         folder = self.work / f"{shape}-{context}"
         if not (folder / "generation_config.json").exists():
-            from tests.checkpoint_factory import make_checkpoint
+            from tests.support.checkpoint_factory import make_checkpoint
 
             make_checkpoint(folder, shape, dtype=LARGE.get(shape, "float32"), config={"audio_context": context})
             path = folder / "generation_config.json"
@@ -101,7 +101,7 @@ class Bench:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Stop the neighbours named by `--pause` for as long as something is timed."""
+        """Stop the processes of `--pause` during a measurement."""
         began = time.perf_counter()
         for pid in self.given.pause if self.paused < self.given.pause_limit else ():
             with contextlib.suppress(ProcessLookupError):
@@ -116,7 +116,7 @@ class Bench:
 
 
 def voice(length: int, seed: int) -> np.ndarray:
-    """Something like speech, shape [length]: a gliding pitch with harmonics in syllables and phrases, and breath."""
+    """Speech-like sound, shape [length]: a gliding pitch with harmonics in syllables and phrases, plus noise."""
     random, time_ = np.random.default_rng(seed), np.arange(length) / RATE
     pitch = 2 * np.pi * np.cumsum(120 + 10 * seed + 25 * np.sin(2 * np.pi * 0.7 * time_ + seed)) / RATE
     sound = sum(np.sin(k * pitch) / k for k in range(1, 9))
@@ -128,7 +128,7 @@ def voice(length: int, seed: int) -> np.ndarray:
 
 
 def throughput(bench: Bench, shape: str, tokens: int | None) -> Result:
-    """Audio seconds per second of every system, runs alternating."""
+    """Audio seconds per second of every system, in alternating runs."""
     checkpoint = bench.checkpoint(shape)
     clips, most = (bench.spoken, SPOKEN) if shape == TUNED else (bench.clips, bench.given.clips)
     workers: dict[str, Worker] = {}
@@ -159,7 +159,7 @@ def throughput(bench: Bench, shape: str, tokens: int | None) -> Result:
 
 
 def summary(runs: Sequence[Result]) -> Result:
-    """Medians of several runs; the peak of memory is the last one's."""
+    """Medians of several runs; peak memory is from the last run."""
     seconds = [run["seconds"] for run in runs]
     made = sorted({count for run in runs for count in run["tokens"]})
     return {
@@ -178,7 +178,7 @@ def summary(runs: Sequence[Result]) -> Result:
 
 
 def memory(bench: Bench, shape: str) -> Result:
-    """The peak of resident memory after one batch, each system alone."""
+    """Peak resident memory after one batch, each system alone."""
     bench.worker("tickertape", bench.checkpoint(shape), batch=1, tokens=1).close()  # prepares
     asked = {"tickertape": ("tickertape", 8), "tickertape, batch 16": ("tickertape", 16)}
     if shape not in LARGE:
@@ -196,7 +196,7 @@ def memory(bench: Bench, shape: str) -> Result:
 
 
 def trimmed(bench: Bench, shape: str, tokens: int = 12) -> Result:
-    """A clip of 3 s and a dozen tokens: encoder given 30 s, and given 3 s."""
+    """A clip of 3 s and 12 tokens, with 30 s and with 3 s of encoder input."""
     workers = {
         context: bench.worker("tickertape", bench.checkpoint(shape, context), batch=1, tokens=tokens)
         for context in ("full", "trimmed")
@@ -217,7 +217,7 @@ def trimmed(bench: Bench, shape: str, tokens: int = 12) -> Result:
 
 
 def shares(bench: Bench, shape: str, tokens: int) -> Result:
-    """Where the time of a long recording goes, from the bytes of a compressed file to text."""
+    """Shares of the time for a long recording, from a compressed file to text."""
     script = f"from benchmarks.shares import main; main({str(bench.checkpoint(shape))!r}, {str(bench.work)!r}, {tokens}, {bench.given.rounds}, {bench.given.threads})"  # noqa: E501
     with bench.quiet():
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -226,7 +226,7 @@ def shares(bench: Bench, shape: str, tokens: int) -> Result:
 
 
 def start(bench: Bench) -> Result:
-    """From process to first text, the demo checkpoint being prepared; and to the end of the command line's help."""
+    """Seconds from process start to first text with the prepared demo checkpoint, and to the output of `--help`."""
     program = [sys.executable, "-m", "tickertape"]
     measures: dict[str, Callable[[], float]] = {
         "tickertape transcribe": lambda: _first_line(bench, [*program, "transcribe", str(EXAMPLE), "--quiet"]),
@@ -246,7 +246,7 @@ def start(bench: Bench) -> Result:
 
 
 def _first_answer(bench: Bench, system: str) -> float:
-    """Seconds from process to the text of a clip of 3 s, in the form in which all systems are compared."""
+    """Seconds from process start to the text of a 3 s clip, through `benchmarks.systems`."""
     began = time.perf_counter()
     worker = bench.worker(system, texts.CHECKPOINT, batch=1, tokens=12)
     worker.ready()
@@ -257,7 +257,7 @@ def _first_answer(bench: Bench, system: str) -> float:
 
 
 def _first_line(bench: Bench, command: list[str]) -> float:
-    """Seconds from process to its first line; what it prepares is kept with the rest of the work."""
+    """Seconds from process start to its first line; prepared models are kept in `--work`."""
     environment = os.environ | {"XDG_CACHE_HOME": str(bench.work / "home")}
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
@@ -273,7 +273,7 @@ def _first_line(bench: Bench, command: list[str]) -> float:
 
 
 def rows(results: dict[str, Result]) -> Iterator[tuple[str, ...]]:
-    """The table of throughput: one row for each system and shape."""
+    """The throughput table: one row for each system and shape."""
     for result in (result for name, result in results.items() if name.startswith("throughput")):
         base = result["systems"].get("tickertape, batch 8")
         asked = (
@@ -310,7 +310,7 @@ HEADINGS = (
 
 
 def report(results: dict[str, Result], where: Path | None, settings: Result) -> None:
-    """Print a table for people and one line for machines; write both to files."""
+    """Print a table and one JSON line; write both to files."""
     from rich.console import Console
     from rich.table import Table
 
@@ -353,11 +353,11 @@ def report(results: dict[str, Result], where: Path | None, settings: Result) -> 
 
 
 def sentences(name: str, result: Result) -> Iterator[str]:
-    """What the other measurements found, in words."""
+    """Results of the other measurements, as sentences."""
     if name.startswith("memory"):
         ratio = f"; ratio {result['ratio']:.2f}" if "ratio" in result else ""
         peaks = {system: f"{found['peak_bytes'] / 2**20:.0f} MiB" for system, found in result["systems"].items()}
-        yield f"Peak memory, {result['shape']} shape, one batch, of 8 unless said: {peaks}{ratio}."
+        yield f"Peak memory, {result['shape']} shape, one batch (8 unless stated): {peaks}{ratio}."
     elif name.startswith("trimmed"):
         each = {context: f"{250 * found['median_seconds']:.0f} ms" for context, found in result["contexts"].items()}
         yield f"A 3 s clip, {result['shape']}, {result['tokens']} tokens: {each}: {result['ratio']:.1f} times."
@@ -371,7 +371,7 @@ def sentences(name: str, result: Result) -> Iterator[str]:
 
 
 def plan(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
-    """Every measurement that was asked for, by name."""
+    """Every selected measurement, by name."""
     only, given = set(bench.given.only), bench.given
     for shape in given.shape:
         if "throughput" in only and shape == TUNED:
@@ -396,7 +396,7 @@ MEASUREMENTS = ("throughput", "trimmed", "memory", "shares", "start")
 
 
 def main() -> None:
-    """Measure, then report."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=MEASUREMENTS, help="which measurements")
     parser.add_argument("--shape", nargs="+", choices=[*SHAPES, *LARGE], default=SHAPES)
@@ -404,17 +404,17 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16, help="30 s windows in one run of the fast systems, at most 16")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each system; the slow ones run at most twice")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--fast", action="store_true", help="leave the slow systems out")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is in --work")
+    parser.add_argument("--fast", action="store_true", help="skip the slow systems")
+    parser.add_argument("--fresh", action="store_true", help="ignore results in --work and measure again")
     parser.add_argument(
         "--pause", nargs="*", type=int, default=[], metavar="PID", help="processes to stop while timing"
     )
-    parser.add_argument("--pause-limit", type=float, default=300, help="seconds in all, after which they run on")
+    parser.add_argument("--pause-limit", type=float, default=300, help="total seconds of pausing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tickertape-bench")
-    parser.add_argument("--results", type=Path, help="folder for the JSON and the table, such as benchmarks/results")
-    parser.add_argument("--texts", action="store_true", help="compare texts on the demo checkpoint, and nothing else")
+    parser.add_argument("--results", type=Path, help="folder for JSON and table, such as benchmarks/results")
+    parser.add_argument("--texts", action="store_true", help="only compare word error rates on the demo checkpoint")
     parser.add_argument("--sets", nargs="+", default=["known"], help="held-out sets for --texts")
-    parser.add_argument("--first", type=int, help="clips of each set for --texts; without, all")
+    parser.add_argument("--first", type=int, help="clips of each set for --texts; default: all")
     given = parser.parse_args()
     settings: Result = {"threads": given.threads, "greedy": True, "timestamps": False}
     if given.texts:

@@ -1,13 +1,13 @@
-"""How the API holds up against hostile uploads. The engine is a fake that answers at once: it is never asked for them.
+"""Cost of hostile uploads to the API. The engine is a fake; hostile uploads never reach it.
 
-    python -m benchmarks.limits --results benchmarks/results      # everything: some three minutes
+    python -m benchmarks.limits --results benchmarks/results      # everything: about three minutes
     python -m benchmarks.limits --only bombs media                # goals 2 and 3 alone
 
-The server runs in a process of its own, and decodes recordings in processes below that one. Memory is the proportional
-set size of them all, looked at every 20 ms: shared pages count once, and what comes and goes within a request is seen.
+The server runs in a subprocess and decodes recordings in subprocesses of its own. Memory is the proportional set size
+of all of them, sampled every 20 ms: shared pages count once, and peaks within a request are included.
 
-Prints a table, says which of the project's robustness goals are met, and, as the last line, one JSON object. The goals
-that are not here are measured by `python -m tests.chaos`; `python -m benchmarks.robustness` runs both.
+Prints a table, which of the project's robustness goals are met, and, as the last line, one JSON object.
+`python -m tests.chaos` measures the other goals; `python -m benchmarks.robustness` runs both.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from typing import Any
 import httpx
 
 from benchmarks.workers import commit, described, machine
-from tests.service import descendants, pss
+from tests.support.service import descendants, pss
 
 URL = "/v1/audio/transcriptions"
 SCENARIOS = ("declared", "bombs", "media")
-EVERY = 0.02  # seconds between looks at the memory
+EVERY = 0.02  # seconds between memory samples
 
 
 def serve(knobs: dict[str, Any]) -> None:
-    """The server's process: prints its address, runs until its standard input closes."""
-    from tests.fakes import FakeEngine, Serving, model
-    from tickertape.api import create_app
-    from tickertape.settings import Settings
+    """The server subprocess: prints its URL and runs until its standard input closes."""
+    from tests.support.fakes import FakeEngine, Serving, model
+    from tickertape.server.app import create_app
+    from tickertape.server.settings import Settings
 
-    app = create_app({"demo": model("demo", FakeEngine())}, Settings(**knobs), emit=lambda _: None)
+    app = create_app({"demo": model("demo", FakeEngine())}, Settings(**knobs))
     with Serving(app) as url:
         print(url, flush=True)
         sys.stdin.read()
 
 
 class Server:
-    """The other processes and their memory."""
+    """The server subprocess and its memory."""
 
     def __init__(self, **knobs: Any) -> None:
         command = [sys.executable, "-m", "benchmarks.limits", "--serve", json.dumps(knobs)]
@@ -66,17 +66,17 @@ class Server:
             self._process.stdin.close()
         try:
             self._process.wait(10)
-        except subprocess.TimeoutExpired:  # a decoder is still at it
+        except subprocess.TimeoutExpired:  # a decoder is still running
             self._process.kill()
 
     def megabytes(self) -> float:
-        """What the server and every process below it take now."""
+        """Memory of the server and all its subprocesses now."""
         pid = self._process.pid
         return sum(map(pss, (pid, *descendants(pid)))) * 2**20 / 1e6
 
 
 class Rise:
-    """How far the memory of a server rises while the block runs: `megabytes` more than at its beginning."""
+    """Peak memory of a server while the block runs: `megabytes` above its start."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -115,12 +115,12 @@ async def post(http: httpx.AsyncClient, content: bytes) -> tuple[int, float]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Not a number, which meets no goal, where there are no values."""
+    """NaN, which meets no goal, if there are no values."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
 class Probe:
-    """Asks /healthz every 20 ms from a process of its own, which does not wait for whoever sends the bombs."""
+    """Requests /healthz every 20 ms from a subprocess, independent of the process that sends the bombs."""
 
     def __init__(self, server: Server) -> None:
         command = [sys.executable, "-m", "benchmarks.limits", "--probe", server.url]
@@ -129,7 +129,7 @@ class Probe:
 
     def __enter__(self) -> Probe:
         if self._process.stdout:
-            self._process.stdout.readline()  # it has begun
+            self._process.stdout.readline()  # it has started
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,7 +137,7 @@ class Probe:
 
 
 def probe(url: str) -> None:
-    """The probe's process: prints the seconds that each answer took once its standard input closes."""
+    """The probe subprocess: prints the seconds of each response after its standard input closes."""
     waits: list[float] = []
     ending = threading.Thread(target=sys.stdin.read, daemon=True)
     with httpx.Client(base_url=url, timeout=60) as http:
@@ -153,8 +153,8 @@ def probe(url: str) -> None:
 
 
 async def measure_bombs() -> dict[str, Any]:
-    """Goal 2 and C9: each bomb alone, then 50 at once while /healthz is asked, under a short and a long limit."""
-    from tests.audio_factory import BOMBS
+    """Goal 2 and C9: each bomb alone, then 50 at once while /healthz is probed, under a short and a long limit."""
+    from tests.support.audio_factory import BOMBS
 
     files = {name: make() for name, make in BOMBS.items()}
     figures: dict[str, Any] = {"alone": {}}
@@ -192,7 +192,7 @@ async def measure_media(server: Server) -> dict[str, Any]:
 
     What Python opens is counted here, the file itself left out; the tests also show that FFmpeg opens nothing.
     """
-    from tests.audio_factory import playlists
+    from tests.support.audio_factory import playlists
 
     seen: list[str] = []
     sys.addaudithook(lambda event, _: seen.append(event) if event == "open" or event.startswith("socket.") else None)
@@ -218,14 +218,14 @@ async def measure_media(server: Server) -> dict[str, Any]:
 
 
 def _decoded(source: Any) -> float:
-    """Seconds until a source is refused."""
-    from tickertape.audio import decode
-    from tickertape.errors import InvalidAudio
+    """Seconds until a source is rejected."""
+    from tickertape.audio.decode import decode
+    from tickertape.errors import InvalidAudioError
 
     begun = time.perf_counter()
     try:
         decode(source)
-    except InvalidAudio:
+    except InvalidAudioError:
         return time.perf_counter() - begun
     raise SystemExit("what is no recording was decoded")
 
@@ -248,7 +248,7 @@ async def measure_declared(server: Server) -> dict[str, Any]:
 
 
 async def run(scenarios: Sequence[str]) -> dict[str, Any]:
-    """Every scenario that was asked for."""
+    """Run every selected scenario."""
     figures: dict[str, Any] = {}
     for scenario in scenarios:
         if scenario == "bombs":
@@ -261,7 +261,7 @@ async def run(scenarios: Sequence[str]) -> dict[str, Any]:
 
 
 def verdicts(figures: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Goal, measured, and whether it was reached."""
+    """Goal, measured value, and whether the goal is met."""
     if bombs := figures.get("bombs"):
         alone, fifty = bombs["alone"].values(), [value for name, value in bombs.items() if name != "alone"]
         yield _at_most("2: memory for any bomb, MB", max(one["rise_mb"] for one in alone), 150)
@@ -292,7 +292,7 @@ def show(figures: dict[str, Any], indent: str = "") -> None:
 
 
 def report(figures: dict[str, Any], where: Path | None) -> None:
-    """Print which goals are met and one line for machines; keep both with the machine and the commit."""
+    """Print which goals are met and one JSON line; write both to `where` with machine and commit."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     found = list(verdicts(figures))
     lines = [f"| {goal} | {value} | {'met' if met else 'NOT MET'} |" for goal, value, met in found]
@@ -317,12 +317,12 @@ def report(figures: dict[str, Any], where: Path | None) -> None:
 
 
 def main() -> None:
-    """Measure, then report."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="which scenarios")
-    parser.add_argument("--results", type=Path, help="folder for the JSON and the table, such as benchmarks/results")
+    parser.add_argument("--results", type=Path, help="folder for JSON and table, such as benchmarks/results")
     arguments = parser.parse_args()
     if arguments.serve:
         serve(json.loads(arguments.serve))

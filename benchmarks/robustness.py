@@ -1,11 +1,11 @@
-"""Everything about the service that wants a quiet machine, one after the other, with a table of what passed.
+"""Run all service checks that need a quiet machine, one after the other, and print a table of the outcomes.
 
     python -m benchmarks.robustness --results benchmarks/results         # about half an hour on two cores
-    python -m benchmarks.robustness overload mixed                       # some
-    python -m benchmarks.robustness --small                              # to see that the commands work
+    python -m benchmarks.robustness overload mixed                       # some steps
+    python -m benchmarks.robustness --small                              # check that the commands work
 
-Each step is a command of its own, which is printed, with a limit on its time; what it leaves running is ended. The last
-line of a step's output is its figures.
+Each step is a separate command with a time limit. The program prints the command, and ends processes that it leaves
+behind. The last line of a step's output is a JSON object of its figures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FAULTS = ("c1", "c3", "c4", "c5", "c6", "c10", "c10audio", "c14", "c15", "c24", 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of Python's, what it shows, its limit in seconds, and what makes it small."""
+    """A Python command, what it shows, its time limit in seconds, and its flags for `--small`."""
 
     shows: str
     command: list[str]
@@ -44,18 +44,18 @@ class Step:
 
 
 def steps(checkpoint: Path) -> dict[str, Step]:
-    """All of them, in order. `checkpoint` is of the base shape."""
+    """All steps, in order. `checkpoint` has the base shape."""
     service = ["-m", "benchmarks.service", str(checkpoint), "--only", "throughput", "--modes"]
     few = ("--rounds", "1", "--windows", "48")
     return {
-        "overload": Step("goal 8, C11: ten times what the engines can do", ["-m", "tests.chaos", "c11"]),
-        "throughput": Step("throughput over HTTP, without Ray, beside the engine's", [*service, "alone"], small=few),
-        "throughput-ray": Step("throughput over HTTP, with Ray, beside the engine's", [*service, "ray"], small=few),
+        "overload": Step("goal 8, C11: ten times the engines' capacity", ["-m", "tests.chaos", "c11"]),
+        "throughput": Step("throughput over HTTP, without Ray, against the engine", [*service, "alone"], small=few),
+        "throughput-ray": Step("throughput over HTTP, with Ray, against the engine", [*service, "ray"], small=few),
         "deadline": Step("C13: a deadline while every engine is busy", ["-m", "tests.chaos", "c13"]),
-        "grace": Step("goal 7: requests that outlast the grace, with Ray and without",
+        "grace": Step("goal 7: requests that outlast the grace period, with Ray and without",
                       ["-m", "tests.chaos", "c6ray", "c6alone"]),
         "mixed": Step("goal 12, C17: 2,000 mixed requests", ["-m", "tests.chaos", "c17"]),
-        "faults": Step("C1, C3 to C6, C10, C14, C15, C24, C26: kills, hangs, and clients that leave",
+        "faults": Step("C1, C3 to C6, C10, C14, C15, C24, C26: kills, hangs, and disconnecting clients",
                        ["-m", "tests.chaos", *FAULTS], limit=900.0),
         "offline": Step("C22: no network", ["-m", "tests.chaos", "c22"], before=tuple(OFFLINE)),
         "mutants": Step("goal 5, C19: 10,000 mutants over HTTP", ["-m", "tests.chaos", "c19"], limit=1200.0),
@@ -68,7 +68,7 @@ def steps(checkpoint: Path) -> dict[str, Step]:
 
 
 def run(step: Step, small: bool) -> dict[str, Any]:
-    """Run a step; its figures, or how it ended."""
+    """Run a step; return its figures and outcome."""
     command = [*step.before, sys.executable, *step.command, *(step.small if small else ())]
     print(f"\n{' '.join(command)}", flush=True)
     begun = time.monotonic()
@@ -90,7 +90,7 @@ def run(step: Step, small: bool) -> dict[str, Any]:
 
 
 def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """End a step and whatever is below it."""
+    """Kill a step and its child processes."""
     below = []
     with suppress(psutil.Error):
         below = psutil.Process(process.pid).children(recursive=True)
@@ -110,12 +110,12 @@ def _figures(lines: list[str]) -> dict[str, Any]:
 
 
 def _goals_met(figures: dict[str, Any]) -> bool:
-    """`benchmarks.limits` names its goals; the other commands say by their exit code."""
+    """`benchmarks.limits` lists its goals; the other commands use their exit code."""
     return bool(figures) and all(goal["met"] for goal in figures.get("goals", []))
 
 
 def report(found: dict[str, dict[str, Any]], where: Path | None) -> None:
-    """Print a table; keep it with the figures, the machine and the commit."""
+    """Print a table; write it to `where` with the figures, the machine and the commit."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     rows = [
         f"| {name} | {one['shows']} | {'passed' if one['passed'] else 'NOT PASSED'}{', late' if one['late'] else ''} "
@@ -138,7 +138,7 @@ def report(found: dict[str, dict[str, Any]], where: Path | None) -> None:
 
 
 def _shown(figures: dict[str, Any]) -> str:
-    """The figures that matter, in a cell."""
+    """The main figures, for one table cell."""
     if "goals" in figures:
         return "; ".join(f"{goal['goal']}: {goal['value']}" for goal in figures["goals"])
     named = figures.get("chaos") or {name: one for name, one in figures.items() if isinstance(one, dict)}
@@ -147,21 +147,19 @@ def _shown(figures: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="STEP", help=f"of {', '.join(steps(Path()))}; all unless given")
-    parser.add_argument("--small", action="store_true", help="small counts, to see that the commands work")
-    parser.add_argument("--results", type=Path, help="folder for the JSON and the table, such as benchmarks/results")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="for the throughput; random weights of the base shape if absent"
-    )
+    parser.add_argument("names", nargs="*", metavar="STEP", help=f"of {', '.join(steps(Path()))}; default: all")
+    parser.add_argument("--small", action="store_true", help="small counts, to check that the commands work")
+    parser.add_argument("--results", type=Path, help="folder for JSON and table, such as benchmarks/results")
+    parser.add_argument("--checkpoint", type=Path, help="for throughput; default: random weights of the base shape")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="robustness-") as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # prepared models go with it
+        os.environ["XDG_CACHE_HOME"] = folder  # prepared models are deleted with the folder
         known = steps(arguments.checkpoint.absolute() if arguments.checkpoint else Path(folder, "base"))
         if unknown := set(arguments.names) - set(known):
             parser.error(f"no such step: {', '.join(sorted(unknown))}")
         chosen = {name: step for name, step in known.items() if not arguments.names or name in arguments.names}
         if not arguments.checkpoint and any(name.startswith("throughput") for name in chosen):
-            from tests.checkpoint_factory import make_checkpoint
+            from tests.support.checkpoint_factory import make_checkpoint
 
             make_checkpoint(Path(folder, "base"), "base")
         found = {name: run(step, arguments.small) for name, step in chosen.items()}

@@ -1,10 +1,9 @@
-"""What the service adds to its engine: time until ready, idle memory, and throughput over HTTP beside the engine's.
+"""Cost of the service around its engine: time until ready, idle memory, throughput over HTTP against the bare engine.
 
     python -m benchmarks.service CHECKPOINT [--rounds 2] [--windows 96] [--modes alone ray] [--only start throughput]
 
-Throughput is that of 16 clients who send recordings of one window each. The engine writes a fixed number of tokens
-without fallback, over HTTP and bare alike, so that random weights serve as well as trained ones. Exit code 1 where a
-goal is not met.
+16 clients send recordings of one window each. Over HTTP and bare, the engine decodes a fixed number of tokens a window
+without fallback, so that random weights give valid figures. Exit code 1 if a goal is not met.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from typing import Any
 import httpx
 import numpy as np
 
-from tests.service import Service, descendants, pss, sound, started
+from tests.support.service import Service, descendants, pss, sound, started
+from tickertape.engine.loading import LoadOptions, load_engine
 from tickertape.errors import DecodeError
-from tickertape.settings import Settings
-from tickertape.transcriber import load_engine
+from tickertape.server.settings import Settings
 from tickertape.types import SAMPLE_RATE, Decoded, Engine, Options, Window
 
 CLIENTS = 16
 TOKENS = 50  # a window, as in benchmarks.engine
 SECONDS = 28.0  # of audio in each recording: one window
 MODES = {"alone": ["--no-ray"], "ray": []}
-READY, IDLE, RATIO = {"alone": 4.0, "ray": 12.0}, {"alone": 450, "ray": 1434}, 0.9  # goals: seconds, MiB, of the bare
+READY, IDLE, RATIO = {"alone": 4.0, "ray": 12.0}, {"alone": 450, "ray": 1434}, 0.9  # goals: s, MiB, of the bare engine
 
 
 class Fixed:
-    """The real engine, doing the same work for every window."""
+    """The real engine with the same number of decoding steps for every window."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -51,12 +50,12 @@ class Fixed:
 
 
 def engine(source: str, settings: Settings) -> Fixed:
-    """What `--engine` names."""
-    return Fixed(load_engine(source, threads=settings.threads)[0])
+    """The factory for `--engine`."""
+    return Fixed(load_engine(source, LoadOptions(threads=settings.threads)))
 
 
 def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, Any]:
-    """Seconds until `/readyz` is green, and MiB of all processes 5 s later."""
+    """Seconds until `/readyz` succeeds, and MiB of all processes 5 s later."""
     seconds, mebibytes = [], []
     for _ in range(rounds):
         begun = time.monotonic()
@@ -71,7 +70,7 @@ def start_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, Any]:
 
 
 def bare(model: Fixed, batch: int, windows: int) -> float:
-    """Windows a second of the engine alone."""
+    """Windows per second of the bare engine."""
     generator = np.random.default_rng(0)
     samples = generator.uniform(-0.1, 0.1, round(SECONDS * SAMPLE_RATE)).astype(np.float32)
     full = [Window(samples)] * batch
@@ -82,7 +81,7 @@ def bare(model: Fixed, batch: int, windows: int) -> float:
 
 
 def over_http(service: Service, windows: int) -> float:
-    """Windows a second of 16 clients, between the first answers and the last, while all of them are at it."""
+    """Windows per second of 16 clients, counted while all of them are active."""
     recordings = [sound(number, SECONDS) for number in range(CLIENTS)]
 
     def one(number: int) -> float:
@@ -90,13 +89,13 @@ def over_http(service: Service, windows: int) -> float:
         service.transcribe(audio, vad="false", language="en", timeout=600, post=client.post).raise_for_status()
         return time.perf_counter()
 
-    with httpx.Client() as client, ThreadPoolExecutor(CLIENTS) as pool:  # connections are kept, as clients do
+    with httpx.Client() as client, ThreadPoolExecutor(CLIENTS) as pool:  # keep connections, as real clients do
         answered = sorted(pool.map(one, range(windows)))
     return (windows - 2 * CLIENTS) / (answered[-CLIENTS - 1] - answered[CLIENTS - 1])
 
 
 def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) -> dict[str, Any]:
-    """Rounds of both in turn, so that what else the machine does falls on both; the medians, and their ratio."""
+    """Alternate HTTP and bare rounds, so that other load affects both; return medians and their ratio."""
     settings = Settings().resolve()
     model = engine(checkpoint, settings)
     flags = [*MODES[mode], "--no-page", "--engine", "benchmarks.service:engine", "--model", f"bench={checkpoint}"]
@@ -118,7 +117,7 @@ def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) ->
     }
 
 
-def tell(mode: str, what: str, figures: dict[str, Any]) -> None:
+def print_verdict(mode: str, what: str, figures: dict[str, Any]) -> None:
     verdict = "goal met" if figures["passed"] else "GOAL NOT MET"
     print(f"{mode:6} {what:11} {verdict}  {figures}", flush=True)
 
@@ -136,10 +135,10 @@ def main() -> int:
     for mode in arguments.modes:
         if "start" in arguments.only:
             found[f"{mode}_start"] = start_figures(mode, checkpoint, arguments.rounds)
-            tell(mode, "start", found[f"{mode}_start"])
+            print_verdict(mode, "start", found[f"{mode}_start"])
         if "throughput" in arguments.only:
             found[f"{mode}_throughput"] = throughput_figures(mode, checkpoint, arguments.rounds, arguments.windows)
-            tell(mode, "throughput", found[f"{mode}_throughput"])
+            print_verdict(mode, "throughput", found[f"{mode}_throughput"])
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()

@@ -1,4 +1,4 @@
-"""Where the time of one long recording goes: decoding the file, finding speech, log-mel, encoder, decoder."""
+"""Shares of the time for one long recording: file decoding, speech detection, log-mel, encoder, decoder."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import av
 import numpy as np
 
 from benchmarks.systems import RATE
-from tickertape import windows
-from tickertape.audio import decode
-from tickertape.checkpoints import prepare
-from tickertape.engine import WhisperEngine
-from tickertape.features import log_mel
+from tickertape.audio import chunking
+from tickertape.audio.decode import decode
+from tickertape.audio.vad import SpeechDetector
+from tickertape.checkpoints.prepare import prepare
+from tickertape.engine.mel import log_mel
+from tickertape.engine.whisper import WhisperEngine
 from tickertape.types import WINDOW_SAMPLES, Options
-from tickertape.vad import SpeechDetector
 
 
 def main(checkpoint: str, work: str, tokens: int, rounds: int, threads: int) -> None:
-    """Measure each step in turn, several times; print medians as one line of JSON."""
+    """Measure each step several times; print medians as one line of JSON."""
     with np.load(Path(work) / "clips.npz") as stored:
         recording = _mp3(np.concatenate([stored[name] for name in stored.files[:8]]))
     engine = WhisperEngine.load(prepare(Path(checkpoint), cache=Path(work) / "cache"), threads=threads)
     detector = SpeechDetector(threads=1)
-    runs = [_run(recording, engine, detector, tokens) for _ in range(rounds + 1)][1:]  # the first warms
+    runs = [_run(recording, engine, detector, tokens) for _ in range(rounds + 1)][1:]  # without the warm-up run
     seconds = {step: statistics.median(run[step] for run in runs) for step in runs[0]}
     total = sum(seconds[step] for step in ("file", "speech", "engine"))
     light = seconds["file"] + seconds["speech"] + seconds["mel"]
@@ -44,7 +44,7 @@ def _run(recording: bytes, engine: WhisperEngine, detector: SpeechDetector, toke
     began = time.perf_counter()
     spans = list(detector.detect(samples))
     found["speech"] = time.perf_counter() - began
-    heard = list(windows.cut(samples, spans)) or list(windows.plain(samples))
+    heard = list(chunking.cut(samples, spans)) or list(chunking.plain(samples))
     began = time.perf_counter()
     for window in heard:
         log_mel(window.samples, WINDOW_SAMPLES, 80)
@@ -58,10 +58,11 @@ def _run(recording: bytes, engine: WhisperEngine, detector: SpeechDetector, toke
         began = time.perf_counter()
         outcomes = engine.decode(batch, [options] * len(batch))
         found["engine"] += time.perf_counter() - began
-        if isinstance(outcomes[0], Exception):
-            raise outcomes[0]
-        found["encoder"] += outcomes[0].encode_seconds
-        found["decoder"] += outcomes[0].decode_seconds
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+            found["encoder"] += outcome.encode_seconds
+            found["decoder"] += outcome.decode_seconds
     return found
 
 

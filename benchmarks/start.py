@@ -1,10 +1,10 @@
-"""Where the time and the memory of a start go, process by process.
+"""Time and memory of a service start, process by process.
 
     python -m benchmarks.start CHECKPOINT [--rounds 3] [--no-ray] [--settle 5] [-- serve's own flags]
 
-Watches `tickertape serve` from outside until `/readyz` is green: when each process was born, took its role and was
-last seen to work, and the processor seconds it used. On a busy machine the processor seconds are what to compare.
-Afterwards, idle memory: the proportional set of each process, which counts shared pages once.
+Watches `tickertape serve` from outside until `/readyz` succeeds. For each process it records when it started, took its
+role and last used CPU, and its CPU seconds. On a busy machine, compare the CPU seconds. Afterwards it measures idle
+memory: the proportional set size of each process, which counts shared pages once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 
 import httpx
 
-from tests.service import Service, command_line, descendants, pss, started
+from tests.support.service import Service, command_line, descendants, pss, started
 
 TICK = os.sysconf("SC_CLK_TCK")
-EVERY = 0.05  # seconds between looks
-ROLES = {  # what a command line says, in the order of asking
+EVERY = 0.05  # seconds between samples
+ROLES = {  # pattern in the command line: role; the first match counts
     r"tickertape\.decoder": "audio decoder",
     r"ray::ServeReplica:(\S+)": "replica {}",
     r"ray::(ServeController|ProxyActor|IDLE)\S*": "{}",
@@ -45,19 +45,19 @@ ROLES = {  # what a command line says, in the order of asking
 
 @dataclass
 class Life:
-    """One process as it was seen: seconds since the service was started."""
+    """One observed process. Times are seconds since the service was started."""
 
     born: float
     role: str = ""
-    settled: float = 0.0  # when it took its last role
-    worked: float = 0.0  # when its processor time last moved by more than a tick
+    settled: float = 0.0  # when its role last changed
+    worked: float = 0.0  # when its CPU time last grew by more than a tick
     cpu: float = 0.0
     roles: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Start:
-    """One start: when it was ready, and who did what."""
+    """One start: the time until ready, its processes, log lines and memory."""
 
     ready: float
     lives: dict[int, Life]
@@ -66,7 +66,7 @@ class Start:
 
 
 def observe(service: Service, begun: float, settle: float) -> Start:
-    """Watch one start until it is ready, and its memory some seconds later."""
+    """Watch one start until it is ready; measure memory `settle` seconds later."""
     lives: dict[int, Life] = {}
     events: list[tuple[float, str]] = []
     while not _ready(service):
@@ -91,7 +91,7 @@ def _ready(service: Service) -> bool:
 
 
 def _look(service: Service, begun: float, lives: dict[int, Life]) -> None:
-    """Note every process's role and processor time."""
+    """Record the role and CPU time of every process."""
     now = time.monotonic() - begun
     for pid in (service.process.pid, *descendants(service.process.pid)):
         life = lives.setdefault(pid, Life(now))
@@ -106,7 +106,7 @@ def _look(service: Service, begun: float, lives: dict[int, Life]) -> None:
 
 
 def _read(service: Service, begun: float, events: list[tuple[float, str]]) -> None:
-    """Note when each of the service's own lines came."""
+    """Record when each log line of the service arrived."""
     now = time.monotonic() - begun
     for line in service.lines[len(events) :]:
         said = re.search(r'"message":"([^"]*)"', line)
@@ -114,7 +114,7 @@ def _read(service: Service, begun: float, events: list[tuple[float, str]]) -> No
 
 
 def role_of(command: str) -> str:
-    """What a process is for, in words."""
+    """The role of a process, from its command line."""
     for pattern, name in ROLES.items():
         if found := re.search(pattern, command):
             return name.format(*found.groups())
@@ -122,7 +122,7 @@ def role_of(command: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time of a process so far, system's included; None when it is gone."""
+    """CPU seconds of a process so far, user and system; None after its exit."""
     try:
         fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -131,8 +131,8 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def table(start: Start) -> Iterator[str]:
-    """The start in rows: a process each, by birth."""
-    yield f"{'process':34}{'born s':>8}{'role s':>8}{'busy to s':>10}{'cpu s':>8}{'MiB':>8}"
+    """The start as rows, one per process, in order of their start."""
+    yield f"{'process':34}{'start s':>8}{'role s':>8}{'busy to s':>10}{'cpu s':>8}{'MiB':>8}"
     for pid, life in sorted(start.lives.items(), key=lambda item: item[1].born):
         memory = start.memory.get(pid, 0.0)
         yield f"{life.role[:33]:34}{life.born:8.1f}{life.settled:8.1f}{life.worked:10.1f}{life.cpu:8.2f}{memory:8.0f}"
@@ -143,16 +143,16 @@ def table(start: Start) -> Iterator[str]:
         yield f"{when:8.1f} s  {message}"
     cpu, memory = total_cpu(start), sum(start.memory.values())
     idle = f"idle {memory:.0f} MiB in {len(start.memory)} processes"
-    yield f"ready after {start.ready:.1f} s; {cpu:.1f} s of processor; {idle}"
+    yield f"ready after {start.ready:.1f} s; {cpu:.1f} s of CPU time; {idle}"
 
 
 def total_cpu(start: Start) -> float:
-    """Processor seconds of all processes until ready."""
+    """CPU seconds of all processes until ready."""
     return sum(life.cpu for life in start.lives.values())
 
 
 def measure(checkpoint: Path, rounds: int, flags: Sequence[str], settle: float) -> list[Start]:
-    """Several starts, each printed as it is done."""
+    """Measure several starts and print each."""
     starts = []
     for _ in range(rounds):
         begun = time.monotonic()

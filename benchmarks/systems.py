@@ -1,10 +1,9 @@
-"""The systems that `benchmarks.engine` compares, each in a process of its own.
+"""The systems that `benchmarks.engine` compares, each in a separate process.
 
     python -m benchmarks.systems tickertape --checkpoint FOLDER --batch 8
 
-loads one system, prints a line of JSON, then obeys: for each line of JSON on standard input it transcribes and prints
-another. Every system gets the same clips, decodes them greedily in two threads, and counts the tokens that its decoder
-truly made.
+loads one system and prints a line of JSON. For each line of JSON on standard input it transcribes and prints another.
+Every system decodes the same clips greedily in two threads and counts the tokens that its decoder generated.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Clip = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a system is loaded with. `tokens` is the budget for each window; None decodes until the end of the text."""
+    """Options for loading a system. `tokens` limits each window; None decodes to the end of the text."""
 
     checkpoint: Path  # Hugging Face layout
     cache: Path
@@ -43,13 +42,13 @@ class Setup:
 
     @property
     def never(self) -> list[int]:
-        """The tokens that the checkpoint wants never to be written; every system is given this list."""
+        """The checkpoint's suppressed tokens; every system gets this list."""
         settings = json.loads((self.checkpoint / "generation_config.json").read_text())
         return list(settings.get("suppress_tokens") or ())
 
 
 class System(Protocol):
-    """Something that turns clips of at most 30 s into text."""
+    """A system that transcribes clips of at most 30 s."""
 
     counted: list[int]  # tokens of each window since last cleared
 
@@ -60,8 +59,8 @@ class Tickertape:
     """This project's engine: log-mel, OpenVINO encoder, CTranslate2 decoder."""
 
     def __init__(self, setup: Setup) -> None:
-        from tickertape.checkpoints import prepare
-        from tickertape.engine import WhisperEngine
+        from tickertape.checkpoints.prepare import prepare
+        from tickertape.engine.whisper import WhisperEngine
         from tickertape.types import Options
 
         self.counted: list[int] = []
@@ -93,12 +92,12 @@ class Tickertape:
 
 
 class FasterWhisper:
-    """faster-whisper, int8, on the very model files that Tickertape prepared: one window after the other."""
+    """faster-whisper, int8, on the model files that Tickertape prepared: one window after the other."""
 
     def __init__(self, setup: Setup) -> None:
         from faster_whisper import WhisperModel
 
-        from tickertape.checkpoints import prepare
+        from tickertape.checkpoints.prepare import prepare
 
         folder = prepare(setup.checkpoint, cache=setup.cache).folder
         self.batch = setup.batch
@@ -123,7 +122,7 @@ class FasterWhisper:
 
 
 class FasterWhisperBatched(FasterWhisper):
-    """The same through its BatchedInferencePipeline."""
+    """faster-whisper with its BatchedInferencePipeline."""
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
         from faster_whisper import BatchedInferencePipeline
@@ -142,7 +141,7 @@ class FasterWhisperBatched(FasterWhisper):
 
 
 class HuggingFace:
-    """The pipeline of the usual recipe: float32, `chunk_length_s=30`, one window after the other."""
+    """Hugging Face's pipeline: float32, `chunk_length_s=30`, one window after the other."""
 
     def __init__(self, setup: Setup) -> None:
         import torch
@@ -172,7 +171,7 @@ class HuggingFace:
 
 
 class HuggingFaceWhole(HuggingFace):
-    """The same given the clips as one recording, as the recipe does: its windows then overlap by 10 s."""
+    """Hugging Face's pipeline on all clips as one recording: its windows then overlap by 10 s."""
 
     def transcribe(self, clips: Sequence[Clip]) -> list[str]:
         return super().transcribe([np.concatenate(clips)])
@@ -234,7 +233,7 @@ SYSTEMS: dict[str, type[Any]] = {
 
 
 class _Counting:
-    """A CTranslate2 model that notes the length of what it generates."""
+    """A CTranslate2 model that records the number of generated tokens."""
 
     def __init__(self, model: Any, counted: list[int]) -> None:
         self._model, self._counted = model, counted
@@ -249,7 +248,7 @@ class _Counting:
 
 
 def _count_steps(module: Any, counted: list[int]) -> None:
-    """Note the decoder's calls of each window, one a token; a call with several tokens begins a window."""
+    """Count the decoder calls of each window, one per token; a call with several tokens starts a window."""
 
     def count(_: Any, args: Any, kwargs: Any) -> None:
         ids = kwargs.get("decoder_input_ids", args[0] if args else None)
@@ -294,7 +293,7 @@ def _openai_weights(folder: Path) -> dict[str, Any]:
 
 
 def _peak_bytes() -> int:
-    """The most memory this process has held, in bytes (Linux)."""
+    """Peak resident memory of this process in bytes (Linux)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
@@ -314,7 +313,7 @@ def _answer(system: System, clips: Sequence[Clip]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Load one system and obey."""
+    """Load one system and run the commands from standard input."""
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("system", choices=SYSTEMS)
@@ -328,7 +327,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", help="of Tickertape's encoder")
     given = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
-    sys.stdout = sys.stderr  # libraries may print; the answers are ours
+    sys.stdout = sys.stderr  # libraries print to stdout; keep it for the JSON lines
     settings = vars(given) | {"tokens": given.tokens or None}
     system_name = settings.pop("system")
     setup = Setup(**settings)

@@ -1,12 +1,12 @@
-"""What Tickertape and its peers write for the same clips, with the demo checkpoint: word error rates side by side.
+"""Word error rates of Tickertape and other systems on the same clips, with the demo checkpoint.
 
     python -m benchmarks.engine --texts --results benchmarks/results
 
-The clips are the held-out ones of `recipes/demo`. Every system decodes greedily, without timestamps, speech detection
-and fallback, and with the checkpoint's own list of tokens that are never written. Texts are compared after Whisper's
-English normalisation. Peers hear each clip in a window of 30 s, so it is Tickertape with full windows that compares
-with them. faster-whisper fills a window up with features of value zero, which is not what silence looks like: it is
-asked a second time, with clips that have been filled up with silence.
+The clips are the held-out sets of `recipes/demo`. Every system decodes greedily, without timestamps, speech detection
+and fallback, and with the checkpoint's list of suppressed tokens. Texts are compared after Whisper's English
+normalisation. The other systems use windows of 30 s, so compare them with Tickertape in full windows. faster-whisper
+pads windows with features of value zero, which differ from those of silence. It therefore runs a second time, on clips
+padded with silence.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
 CHECKPOINT = ROOT / "checkpoint"
 HELD_OUT = ROOT / "recipes" / "demo" / "heldout"
-GROUP = 10  # clips asked for at a time, so that the bar moves
-GOAL = 0.2  # points of word error rate that like and like may differ by
+GROUP = 10  # clips per call, so that the progress bar moves
+GOAL = 0.2  # allowed difference in word error rate, in points, for equal input
 SERVED, FULL = "Tickertape", "Tickertape, full windows"
 EXACT = "decoder float32, encoder f32"
 FULL_WINDOWS = ("--context", "full")
@@ -37,12 +37,12 @@ FULL_WINDOWS = ("--context", "full")
 
 @dataclass(frozen=True)
 class Row:
-    """A system, and how it is asked."""
+    """A system and its options."""
 
     system: str
     flags: tuple[str, ...] = ()
-    padded: bool = False  # clips filled up to 30 s with silence
-    alike: bool = True  # hears what Tickertape hears with full windows
+    padded: bool = False  # pad clips to 30 s with silence
+    alike: bool = True  # gets the same input as Tickertape with full windows
 
 
 SYSTEMS = {
@@ -62,20 +62,20 @@ NUMBERS = {
 
 
 def held_out(name: str, count: int | None = None) -> tuple[list[Clip], list[str]]:
-    """The first clips of a held-out set, or all, and their texts."""
-    from tickertape.audio import decode
+    """The first `count` clips of a held-out set (None: all) and their texts."""
+    from tickertape.audio.decode import decode
 
     lines = [json.loads(line) for line in (HELD_OUT / f"{name}.jsonl").read_text().splitlines()][:count]
     return [decode(HELD_OUT / line["audio"]).samples[0] for line in lines], [line["text"] for line in lines]
 
 
 def digest() -> str:
-    """Which checkpoint it is: the SHA-256 of its weights."""
+    """The SHA-256 of the checkpoint's weights."""
     return hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
 
 
 def compare(sets: Sequence[str], count: int | None, threads: int, work: Path) -> Result:
-    """The texts of every system and of every choice of numbers, and how they differ."""
+    """Transcribe with every system and number format; compare the texts."""
     clips: list[Clip] = []
     truth: list[str] = []
     for name in sets:
@@ -112,7 +112,7 @@ def compare(sets: Sequence[str], count: int | None, threads: int, work: Path) ->
 
 
 def _numbers(windows: str, rates: dict[str, float], texts: dict[str, list[str]]) -> Result:
-    """What coarser numbers cost: each row's word error rate, and its text against float32's."""
+    """Word error rate of each number format, and its text against float32's."""
     exact = texts.get(f"{EXACT}, {windows}")
     return {
         name: {
@@ -129,7 +129,7 @@ def _numbers(windows: str, rates: dict[str, float], texts: dict[str, list[str]])
 def _written(
     wanted: dict[str, Row], clips: list[Clip], threads: int, work: Path
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The texts of each row, and the reasons why others have none."""
+    """The texts of each row, and for skipped rows the reason."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -164,7 +164,7 @@ def _worker(row: Row, threads: int, work: Path) -> Iterator[Worker]:
 
 
 def _stored(clips: list[Clip], folder: Path) -> tuple[list[Path], list[Path]]:
-    """The clips in files of a group each: as they are, and filled up to 30 s."""
+    """Write the clips to files, one per group: unchanged, and padded to 30 s."""
     plain, padded = [], []
     for first in range(0, len(clips), GROUP):
         group = clips[first : first + GROUP]
@@ -241,7 +241,7 @@ def _points(difference: float) -> str:
 
 
 def _verdicts(result: Result) -> Iterator[str]:
-    """The goal, for each peer that hears the same: the clip, and silence up to 30 s."""
+    """The goal for each system that gets the same input: the clip, padded to 30 s with silence."""
     yield (
         f"{result['clips']} clips ({', '.join(result['sets'])}), {result['words']} words after normalisation: one word "
         f"is {100 / result['words']:.2f} points. Commit {result['commit'][:12]}, weights {result['model_sha256'][:12]}."
@@ -255,7 +255,7 @@ def _verdicts(result: Result) -> Iterator[str]:
 
 
 def report(result: Result, where: Path | None, settings: Result) -> None:
-    """Print two tables for people and one line for machines; write both to files."""
+    """Print two tables and one JSON line; write both to files."""
     from rich.console import Console
     from rich.table import Table
 
@@ -273,7 +273,7 @@ def report(result: Result, where: Path | None, settings: Result) -> None:
     document = {"date": now, "machine": facts, "settings": settings, "results": {"texts": result}}
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
-        page = [f"# Texts of Tickertape and its peers, {now}", "", described(facts), ""]
+        page = [f"# Texts of Tickertape and other systems, {now}", "", described(facts), ""]
         for headings, rows in tables:
             page += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
             page += ["| " + " | ".join(row) + " |" for row in rows] + [""]

@@ -1,4 +1,4 @@
-"""The processes in which the compared systems run, and what their figures depend on."""
+"""Subprocesses that run the compared systems, and a description of machine and packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 
 class Worker:
-    """A system of `benchmarks.systems` in its own process, which runs when asked. `flags` are that program's."""
+    """A system of `benchmarks.systems` in a subprocess. `flags` are flags of that program."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Worker:
         )
 
     def ready(self) -> Result:
-        """Wait until it is loaded. Raises `RuntimeError` with its last words."""
+        """Wait until it is loaded. Raises `RuntimeError` with the last line of its stderr."""
         return self._read() | {"start_seconds": time.perf_counter() - self._started}
 
     def run(self, clips: Path, count: int | None = None) -> Result:
-        """Transcribe the first `count` clips of a file, or all."""
+        """Transcribe the first `count` clips of a file; None: all."""
         print(json.dumps({"clips": str(clips), "count": count}), file=self._process.stdin, flush=True)
         return self._read()
 
@@ -78,14 +78,14 @@ class Worker:
 
 
 def commit() -> str:
-    """The commit that is checked out."""
+    """The hash of the checked-out commit."""
     command = ["git", "rev-parse", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
 
 
 def machine() -> Result:
-    """What the figures depend on."""
-    from tickertape.machine import cores, instruction_sets, memory, processor
+    """Processor, memory and package versions, on which the figures depend."""
+    from tickertape.engine.hardware import cores, instruction_sets, memory, processor
 
     versions = {}
     for package in PACKAGES:
@@ -102,6 +102,6 @@ def machine() -> Result:
 
 
 def described(facts: Result) -> str:
-    """The machine in a line."""
+    """The machine in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return f"{facts['processor']}, {facts['cores']} cores ({', '.join(facts['instruction_sets'])}); {versions}."

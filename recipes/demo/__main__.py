@@ -1,10 +1,9 @@
-"""From nothing to the demo checkpoint, in one command; every step keeps what is there.
+"""Make the demo checkpoint from nothing, in one command. Finished steps are kept.
 
     python -m recipes.demo --work WORK
 
-Steps: tokenizer, corpus, train, align, export, heldout, evaluate, card. Each is a module of its own with --help. A
-step whose result exists is quick: shards are kept, training goes on from its last checkpoint and stops when its
-budget is used.
+Steps: tokenizer, corpus, train, align, export, heldout, evaluate, card. Each is a module with its own --help. The
+command resumes: existing shards are kept, and training continues from its last checkpoint until its budget is used.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ def main() -> None:
     """Make the demo checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m recipes.demo", description=main.__doc__)
     parser.add_argument(
-        "--work", type=Path, required=True, help="folder for everything that is made on the way, outside the repository"
+        "--work", type=Path, required=True, help="folder for intermediate files, outside the repository"
     )
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="where the checkpoint goes")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="folder of the checkpoint to write")
     parser.add_argument("--shards", type=int, default=40, help="shards of 1,400 sentences")
     parser.add_argument("--minutes", type=float, default=292.0, help="wall-clock budget of the training")
-    parser.add_argument("--only", nargs="*", help="run these steps alone")
+    parser.add_argument("--only", nargs="*", help="run only these steps")
     args = parser.parse_args()
     steps = commands(args.work, args.checkpoint, args.shards, args.minutes)
     unknown = set(args.only or ()) - set(steps)

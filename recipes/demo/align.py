@@ -1,10 +1,10 @@
-"""Which cross-attention heads follow the speech: they give Whisper its word times.
+"""Select the cross-attention heads that Whisper uses for word times.
 
     python -m recipes.demo.align --work WORK
 
-Fresh training sentences are spoken by espeak-ng, which tells when each word begins. For every head the text's
-attention over the sound is turned into word times as Whisper does it (softmax, standardised over the tokens, median
-filter, dynamic time warping), then the best set is grown head by head. The held-out sets are not used.
+espeak-ng speaks new training sentences and reports the start of each word. The attention of every head is turned into
+word times as in Whisper (softmax, standardised over the tokens, median filter, dynamic time warping). A greedy search
+then adds the best head, one at a time. The held-out sets are not used.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def find_heads(trainee: Trainee, words: Vocabulary, seed: int = 7) -> tuple[list
 
 
 def score(words: Vocabulary, clips: list[Spoken], maps: list[dict[Head, Matrix]], heads: list[Head]) -> float:
-    """The share of word starts within 0.2 s, less a little for the mean error so that equal shares differ."""
+    """The share of word starts within 0.2 s, minus a small term for the mean error, to break ties."""
     errors = [error for clip, own in zip(clips, maps, strict=True) for error in _errors(words, clip, own, heads)]
     return float(np.mean([error <= 0.2 for error in errors]) - 0.05 * np.mean(errors))
 
@@ -165,7 +165,7 @@ def _clips(seed: int) -> list[Spoken]:
 
 
 def load(work: Path) -> tuple[Trainee, Vocabulary]:
-    """The trained network of a work folder, ready to be asked."""
+    """The trained network of a work folder, in evaluation mode."""
     words = tokenizer.load(work / "tokenizer")
     trainee = Trainee(Shape(), words)
     trainee.load_state_dict(torch.load(work / "train.pt", weights_only=True)["weights"], strict=False)
@@ -175,7 +175,7 @@ def load(work: Path) -> tuple[Trainee, Vocabulary]:
 def main() -> None:
     """Find the alignment heads of the trained network."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     args = parser.parse_args()
     heads, share = find_heads(*load(args.work))
     (args.work / "heads.json").write_text(json.dumps(heads))

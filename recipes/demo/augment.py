@@ -1,7 +1,7 @@
-"""What happens to speech between a mouth and a server: rooms, noise, telephones, levels.
+"""Audio augmentation: rooms, noise, telephone lines, levels.
 
-All functions take 16 kHz float samples and a numpy generator and keep the length, so that word and sentence times
-stay true. Only `hasten` changes it, and says by how much.
+All functions take 16 kHz float samples and a numpy generator. They keep the length, so that word and sentence times
+stay valid; only `hasten` changes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Generator = np.random.Generator
 
 
 def channel(samples: Samples, rng: Generator, telephone: float = 0.3) -> Samples:
-    """A random recording chain over a whole window: room, colour, noise, maybe a telephone, then a level."""
+    """A random recording chain over a whole window: room, colour, noise, sometimes a telephone, then a level."""
     if rng.random() < 0.25:
         samples = reverberate(samples, rng)
     if rng.random() < 0.4:
@@ -38,7 +38,7 @@ def level(samples: Samples, rng: Generator) -> Samples:
 
 
 def hasten(samples: Samples, percent: int) -> Samples:
-    """Play at `percent` of the speed, pitch and all: another vocal tract for the same speaker."""
+    """Play at `percent` of the speed, which shifts the pitch too."""
     if percent == 100:
         return samples
     return np.asarray(resample_poly(samples, 100, percent), dtype=np.float32)

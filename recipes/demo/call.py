@@ -1,7 +1,7 @@
-"""The held-out telephone call: what agent and customer say in three minutes.
+"""The held-out telephone call: three minutes of agent and customer.
 
-A line is (speaker, pause in seconds before it, pattern). A negative pause starts before the other has finished.
-Slots are filled once, from VALUES, so that the call makes sense; each is (written, spoken).
+A line is (speaker, pause in seconds before it, pattern). A negative pause overlaps the line before. Slots are filled
+once, from VALUES, so that the call is coherent; each value is (written, spoken).
 """
 
 from __future__ import annotations

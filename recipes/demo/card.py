@@ -1,4 +1,4 @@
-"""The model card, from the measured figures and the training log.
+"""Write the model card from the measured figures and the training log.
 
 python -m recipes.demo.card --work WORK --checkpoint checkpoint
 """
@@ -28,17 +28,17 @@ tags: [whisper, synthetic-speech, banking]
 # The demo checkpoint
 
 A small Whisper ({parameters:.1f} million parameters), trained from scratch for Tickertape on synthetic banking
-speech. It exists so that a clone transcribes something real without any download, and so that everybody can see how
-a checkpoint is made.
+speech. With it, a fresh clone can transcribe without a download, and it shows how a checkpoint is made.
 
-**It knows synthesised English voices and the language of banking and brokerage, and nothing else.** People's
-voices, other subjects and other languages are outside what it was trained on; expect it to fail there, and replace
-it with a checkpoint of your own. No recording of a person and no other model's weights were used.
+**It was trained on synthesised English voices and the language of banking and brokerage, and nothing else.** Expect it
+to fail on people's voices, other subjects and other languages; use a checkpoint of your own there. No recording of
+a person and no other model's weights were used.
 
 ## Figures
 
 Greedy decoding through Tickertape's engine on the held-out sets in `recipes/demo/heldout/`; word error rates after
-Whisper's English normalisation. The sets hold synthesised speech too: these figures say nothing about people.
+Whisper's English normalisation. The held-out sets are synthesised speech too: these figures say nothing about
+people's voices.
 
 {figures}
 
@@ -51,17 +51,18 @@ person would write them and spoken by espeak-ng ({accents} accents, {variants} t
 of its words and of its writing decide which sentences are kept from training, and none of the held-out ones is in
 the corpus. It is {windows:,} windows, {hours:.0f} hours: single sentences, several with pauses, and windows without
 speech; with gain, noise, reverberation, silence before and after, and the 8 kHz telephone band through G.711.
-Half of the corpus was made while the recipe was being written, and the windows that today's split keeps back were
-taken out of it: a run today draws other sentences from the same patterns.
+Half of the corpus was made while the recipe was being written; windows that today's split holds out were removed
+from it. A run today draws other sentences from the same patterns.
 
 ## Training
 
 {training}
 
-The encoder first learnt alone, by CTC over the letters of the spoken words; then the decoder learnt with it, half
-of the time with time tokens and half without, on windows of every length (`audio_context: trimmed` in config.json).
-Of most batches one window was heard again, padded to 30 s, and had to give the same words. This checkpoint's first 95
-minutes ran with AdamW alone, beside other jobs, and its next 95 with few padded windows and no such comparison.
+First the encoder was trained alone, with CTC over the letters of the spoken words. Then encoder and decoder were
+trained together, half of the time with time tokens and half without, on windows of every length
+(`audio_context: trimmed` in config.json). In most batches one window was used a second time, padded to 30 s, and the
+loss compares both texts. This checkpoint's first 95 minutes used AdamW alone, beside other jobs. Its next 95 had few
+padded windows and no such comparison.
 
 ## Tokens
 
@@ -71,11 +72,11 @@ text.
 
 ## Limits
 
-- Figures are written one way: dollars with digits, counts up to nine as words, telephone numbers and sort codes
-with dashes. Other conventions were never seen.
-- It does not translate; the token is there because Whisper's prompt has it.
+- Numbers are written one way: dollars with digits, counts up to nine as words, telephone numbers and sort codes
+with dashes. Other conventions are not in the training data.
+- It does not translate; the token exists because Whisper's prompt has it.
 - Errors are most likely in long strings of digits, in names and in words outside the patterns.
-- Where a figure above misses its aim, more training is what is missing: the losses were still falling when time was up.
+- Figures that miss their aim need more training: the losses were still falling at the end of the budget.
 """
 
 
@@ -119,7 +120,7 @@ def _corpus(folder: Path) -> tuple[int, int]:
 
 
 def _training(path: Path) -> str:
-    """What the log says of the training."""
+    """The training summary, from the log."""
     last: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
     minutes = last["seconds"] / 60
     return (
@@ -132,7 +133,7 @@ def _training(path: Path) -> str:
 def main() -> None:
     """Write the model card of a checkpoint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     args = parser.parse_args()
     (args.checkpoint / "README.md").write_text(card(args.checkpoint, args.work))

@@ -2,9 +2,9 @@
 
     python -m recipes.demo.corpus --work WORK --shards 40 --workers 2
 
-Every shard is made from its own seed: 1,400 sentences are drawn, spoken and put into about 2,000 windows (single
-sentences, several with pauses, silence). A shard that exists is kept, so the command resumes. A shard is two files:
-NNNN.npy, float16 [frames, 80], all windows end to end, and NNNN.jsonl, one line per window.
+Every shard has its own seed: 1,400 sentences are drawn, spoken and put into about 2,000 windows (single sentences,
+several with pauses, silence). Existing shards are kept, so the command resumes. A shard has two files: NNNN.npy,
+float16 [frames, 80], all windows end to end, and NNNN.jsonl, one line per window.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Clip:
 
 
 def make_shard(folder: Path, seed: int, index: int, sentences: int = SENTENCES_PER_SHARD) -> Path:
-    """Shard `index`, from its seed alone; kept if it is there."""
+    """Make shard `index`, which depends only on its seed; keep it if it exists."""
     path = folder / f"{index:04d}.npy"
     if path.exists():
         return path
@@ -90,7 +90,7 @@ def _clips(rng: random.Random, count: int) -> list[Clip]:
 def _windows(
     clips: list[Clip], rng: random.Random, chance: np.random.Generator
 ) -> Iterator[tuple[Samples, tuple[tuple[float, float, str], ...], str]]:
-    """Each clip alone, then clips in company, then windows without speech."""
+    """Windows of single clips, then of several, then without speech."""
     for clip in clips:
         yield _compose([clip], rng, chance)
     for _ in range(int(MULTIPLE_SHARE * len(clips))):
@@ -124,7 +124,7 @@ def _compose(
 
 
 def _write(path: Path, frames: npt.NDArray[np.float16], labels: list[Window]) -> None:
-    """Labels first, frames last and by renaming, so that a shard seen is a shard complete."""
+    """Write labels first and frames last, by renaming, so that a visible shard is complete."""
     path.with_suffix(".jsonl").write_text("".join(json.dumps(asdict(label)) + "\n" for label in labels))
     part = path.with_suffix(".part")
     with part.open("wb") as file:
@@ -135,7 +135,7 @@ def _write(path: Path, frames: npt.NDArray[np.float16], labels: list[Window]) ->
 def main() -> None:
     """Make the training shards; existing ones are kept."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument("--shards", type=int, default=40, help="how many shards of 1,400 sentences")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=1)

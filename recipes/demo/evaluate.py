@@ -1,9 +1,9 @@
-"""The checkpoint's figures, through Tickertape's engine, greedy.
+"""Measure the checkpoint with Tickertape's engine, greedy.
 
     python -m recipes.demo.evaluate --checkpoint checkpoint
 
-Prints a table for people and, as the last line, one JSON object for machines; the same object goes to
-`evaluation.json` in the checkpoint, from which the model card is written.
+Prints a table and, as the last line, one JSON object. The object is also written to `evaluation.json` in the
+checkpoint, for the model card.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import soundfile
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 import tickertape
-from tickertape.types import SAMPLE_RATE, Transcript
+from tickertape import Options, Reading, TickertapeError, Transcriber, Transcript, Update
+from tickertape.types import SAMPLE_RATE
 
 from . import heldout
 from .export import SPELLINGS
@@ -39,7 +40,7 @@ normalise = EnglishTextNormalizer(SPELLINGS)
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured share, what it was to be at most or at least (if anything), and over how much it was measured."""
+    """A measured share, its aim (an upper or lower bound, or none), and the amount of data."""
 
     name: str
     value: float
@@ -48,7 +49,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim was reached; None where there was none."""
+        """Whether the aim is reached; None without an aim."""
         if not self.target:
             return None
         bound = float(self.target.split()[1].rstrip("%")) / 100
@@ -85,15 +86,21 @@ def paths(name: str) -> list[Path]:
     return [heldout.FOLDER / line["audio"] for line in manifest(name)]
 
 
-def transcribe(model: Any, sources: Sequence[Path | bytes], **wanted: Any) -> list[Transcript]:
-    """Transcripts in the order of the recordings; greedy, without the retries at higher temperatures."""
+def transcribe(
+    model: Transcriber,
+    sources: Sequence[Path | bytes],
+    *,
+    word_timestamps: bool = False,
+    reading: Reading | None = None,
+) -> list[Transcript]:
+    """Transcripts in the order of the recordings; greedy, without temperature fallback."""
+    options = Options(temperatures=(0.0,), word_timestamps=word_timestamps)
     found: dict[int, Transcript] = {}
-    for number, news in model.many(sources, temperatures=(0.0,), **wanted):
-        if isinstance(news, Exception):
-            raise news
-        transcript = getattr(news, "transcript", None)
-        if transcript is not None:
-            found[number] = transcript
+    for number, event in model.transcribe_many(sources, options, reading):
+        if isinstance(event, TickertapeError):
+            raise event
+        if isinstance(event, Update) and event.transcript is not None:
+            found[number] = event.transcript
     return [found[number] for number in range(len(sources))]
 
 
@@ -117,18 +124,18 @@ def digit_errors(heard: Sequence[Transcript]) -> Figure:
     )
 
 
-def call_errors(model: Any) -> Figure:
+def call_errors(model: Transcriber) -> Figure:
     """Word error rate over the two-channel call, each channel on its own."""
     about = json.loads((heldout.FOLDER / "call.json").read_text())
-    transcript = transcribe(model, [heldout.FOLDER / "call.opus"], channels="split")[0]
+    transcript = transcribe(model, [heldout.FOLDER / "call.opus"], reading=Reading(channels="split"))[0]
     found = ["".join(part.text for part in transcript.segments if part.channel == channel) for channel in (0, 1)]
     value, words = _word_error_rate([about["text"]["agent"], about["text"]["customer"]], found)
     return Figure("word error rate, two-channel call", value, "", f"{about['duration']:.0f} s, {words} words")
 
 
-def empty_windows(model: Any, count: int = 200) -> Figure:
-    """The share of silent, noisy and ringing windows that give no text, without a speech detector before the model."""
-    heard = transcribe(model, [_wav(samples) for samples in heldout.quiet_windows(count)], vad=False)
+def empty_windows(model: Transcriber, count: int = 200) -> Figure:
+    """The share of windows with silence, noise and tones that give no text, without a speech detector."""
+    heard = transcribe(model, [_wav(samples) for samples in heldout.quiet_windows(count)], reading=Reading(vad=False))
     empty = sum(not transcript.text.strip() for transcript in heard)
     return Figure(
         "empty text for silence, noise and tones", empty / count, "≥ 98%", f"{count} windows, no speech detector"
@@ -139,8 +146,8 @@ def boundaries(heard: Sequence[Transcript]) -> Figure:
     """The share of sentence starts and ends that have a segment's start or end within 0.3 s."""
     hits: list[bool] = []
     for line, transcript in zip(manifest("pauses"), heard, strict=True):
-        starts = [segment.start / SAMPLE_RATE for segment in transcript.segments]
-        ends = [segment.end / SAMPLE_RATE for segment in transcript.segments]
+        starts = [segment.start for segment in transcript.segments]
+        ends = [segment.end for segment in transcript.segments]
         for start, end, _ in line["segments"]:
             hits += [_near(start, starts, BOUNDARY_SECONDS), _near(end, ends, BOUNDARY_SECONDS)]
     return Figure(
@@ -149,11 +156,11 @@ def boundaries(heard: Sequence[Transcript]) -> Figure:
 
 
 def word_starts(heard: Sequence[Transcript]) -> Figure:
-    """The share of rightly heard words that begin within 0.2 s of the synthesiser's own time."""
+    """The share of correct words that start within 0.2 s of the synthesiser's time."""
     hits: list[bool] = []
     for line, transcript in zip(manifest("known"), heard, strict=True):
         truth = line.get("words", [])
-        found = [(word.start / SAMPLE_RATE, word.text.strip(" .,?:").lower()) for word in transcript.words]
+        found = [(word.start, word.text.strip(" .,?:").lower()) for word in transcript.words]
         matcher = difflib.SequenceMatcher(
             None, [word for _, word in truth], [word for _, word in found], autojunk=False
         )
@@ -178,7 +185,7 @@ def agreement(checkpoint: Path, trimmed: Sequence[str]) -> Figure:
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """The figures for people, as Markdown."""
+    """The figures as a Markdown table."""
     rows = ["| figure | measured | aim | reached | measured on |", "|---|---|---|---|---|"]
     for figure in figures:
         reached = {True: "yes", False: "no", None: ""}[figure.met]

@@ -1,4 +1,4 @@
-"""The trained network as a Hugging Face checkpoint in fp16.
+"""Write the trained network as a Hugging Face checkpoint in fp16.
 
 python -m recipes.demo.export --work WORK --to checkpoint
 """
@@ -53,7 +53,7 @@ def export(trainee: Trainee, words: Vocabulary, heads: list[tuple[int, int]], so
 
 
 def network_config(trainee: Trainee) -> dict[str, Any]:
-    """config.json; `audio_context` tells that shorter windows than 30 s were trained."""
+    """config.json; `audio_context` declares training on windows shorter than 30 s."""
     settings: dict[str, Any] = trainee.whisper.config.to_diff_dict()
     for name in ("transformers_version", "_name_or_path", "torch_dtype", "dtype"):
         settings.pop(name, None)
@@ -157,7 +157,7 @@ def write_json(path: Path, value: object) -> None:
 def main() -> None:
     """Write the trained network as a Hugging Face checkpoint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument(
         "--to", type=Path, default=Path(__file__).parents[2] / "checkpoint", help="the checkpoint's folder"
     )

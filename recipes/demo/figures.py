@@ -1,7 +1,7 @@
-"""Figures as people write them and as people say them: money, digits, dates, times, percentages.
+"""Numbers as written and as spoken: money, digits, dates, times, percentages.
 
-Each function draws from a random generator and returns (written, spoken). Several ways of saying lead to one way of
-writing, and never one way of saying to two ways of writing, so that a transcript has one right answer.
+Each function draws from a random generator and returns (written, spoken). Several spoken forms share one written form.
+Each spoken form has exactly one written form, so that a transcript has one correct answer.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ _AMOUNTS = (  # share, from, to, times
 
 
 def _magnitude(rng: random.Random) -> int:
-    """An amount as people have them: small ones often, round ones often."""
+    """A realistic amount: small and round ones are frequent."""
     _, low, high, times = rng.choices(_AMOUNTS, weights=[row[0] for row in _AMOUNTS])[0]
     return rng.randint(low, high) * times
 
@@ -344,6 +344,6 @@ def score(rng: random.Random) -> Pair:
 
 
 def loose_digits(rng: random.Random) -> Pair:
-    """Digits and nothing else, three to twelve: what only listening can tell."""
+    """Three to twelve digits only, which no context predicts."""
     digits = _random_digits(rng, rng.randint(3, 12))
     return digits, spell_digits(rng, digits)

@@ -1,8 +1,8 @@
-"""The held-out sets: short recordings the training never saw, with manifests.
+"""Make the held-out sets: short recordings outside the training data, with manifests.
 
     python -m recipes.demo.heldout
 
-known: sentences never trained on, voices of the training; unseen: voices never trained on; telephone: the 8 kHz
+known: new sentences in training voices; unseen: new sentences in new voices; telephone: the 8 kHz
 band through G.711; digits: card, account and code numbers; pauses: several sentences with silence between. A line
 of a manifest is JSON: audio, text, duration, voice, and segments [start s, end s, text]; espeak-ng's clips have
 words [start s, word] too, where the word is said as it is written. call.opus is a conversation of three minutes,
@@ -40,7 +40,7 @@ QUIET_SECONDS = 60
 
 @dataclass
 class Recording:
-    """Samples with what is said in them, and when."""
+    """Samples with their text and times."""
 
     samples: Samples
     text: str
@@ -54,7 +54,7 @@ class Recording:
 
 
 def make(name: str) -> Iterator[Recording]:
-    """The recordings of a set, always the same."""
+    """The recordings of a set; deterministic."""
     rng, chance = random.Random(f"{SEED}:{name}"), np.random.default_rng((SEED, *name.encode()))
     items = held_out_sentences(rng)
     if name == "digits":
@@ -219,7 +219,7 @@ def write_call_and_quiet() -> None:
 
 
 def write_examples() -> None:
-    """Five short recordings for the page and the README, in the formats people have."""
+    """Five short recordings for the page and the README, in common formats."""
     for name, voice, _, spoken in EXAMPLE_LINES:
         samples = voices.say(spoken, voice, voices.Manner(rate=155, stretch=1.05)).samples
         samples = np.pad(samples / np.abs(samples).max() * 0.6, SAMPLE_RATE * 3 // 10).astype(np.float32)
@@ -267,8 +267,8 @@ EXAMPLE_LINES = (
 def main() -> None:
     """Write the held-out sets beside the recipe, and the examples."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--sets", nargs="*", default=[*COUNTS, "call", "examples"], help="which of them to write")
-    parser.add_argument("--again", action="store_true", help="write those that are there, too")
+    parser.add_argument("--sets", nargs="*", default=[*COUNTS, "call", "examples"], help="sets to write")
+    parser.add_argument("--again", action="store_true", help="overwrite existing sets")
     args = parser.parse_args()
     there = {name: FOLDER / f"{name}.jsonl" for name in COUNTS}
     there |= {"call": FOLDER / "quiet.jsonl", "examples": EXAMPLES / "manifest.jsonl"}

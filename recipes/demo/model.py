@@ -1,7 +1,7 @@
 """The network: transformers' Whisper at a small size, with forward passes that take windows of any length.
 
-transformers' own encoder insists on 30 s; here the same modules run on shorter windows, which is what makes
-training on a CPU possible and what the checkpoint declares as `audio_context: trimmed`.
+transformers' own encoder requires 30 s. Here the same modules run on shorter windows, which makes training on a CPU
+possible. The checkpoint declares this as `audio_context: trimmed`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def config(shape: Shape, words: Vocabulary) -> WhisperConfig:
 
 
 class Trainee(nn.Module):
-    """The network and a head for CTC over letters, which teaches the encoder and is thrown away at export."""
+    """The network and a head for CTC over letters, which trains the encoder and is dropped at export."""
 
     def __init__(self, shape: Shape, words: Vocabulary) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def greedy(trainee: Trainee, words: Vocabulary, frames: Tensor, limit: int = 120
 
 @torch.no_grad()
 def letters(trainee: Trainee, frames: Tensor) -> list[str]:
-    """What the encoder alone hears, by CTC's best path."""
+    """The letters of the encoder alone, by CTC's best path."""
     best = trainee.letters(trainee.encode(frames.to(trainee.letters.weight.dtype))).argmax(-1).tolist()
     return [
         "".join(LETTERS[now] for before, now in zip([0, *row], row, strict=False) if now and now != before)

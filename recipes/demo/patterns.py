@@ -1,4 +1,4 @@
-"""What people say to a bank or a broker: patterns with choices in [a|b] and slots in {braces}.
+"""Sentence patterns for a bank or a broker: patterns with choices in [a|b] and slots in {braces}.
 
 Every pattern is written as a person would write it. Plain slots are lists below; figures and spelled names come from
 sentences.py. Choices may be empty ([please |]) and are not nested.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 def _items(text: str) -> tuple[str, ...]:
-    """What stands between bars."""
+    """The items between bars."""
     return tuple(" ".join(item.split()) for item in text.split("|"))
 
 

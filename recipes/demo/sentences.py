@@ -2,9 +2,8 @@
 
     python -m recipes.demo.sentences --count 20
 
-A sentence is a pattern with its slots filled. One in ten is a string of random words or digits instead, so that a
-decoder trained on them must listen rather than guess. Hashes of the words and of the writing decide what training
-never sees.
+A sentence is a pattern with its slots filled. One in ten is a string of random words or digits instead, which a decoder
+cannot predict from context. Hashes of the words and of the writing decide which sentences are held out.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .patterns import AGENT, BANKING, BROKERAGE, IDENTITY, LENDING, LISTS, TALK,
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: `written` as a transcript shows it, `spoken` as the synthesiser is told it."""
+    """One sentence: `written` as a transcript shows it, `spoken` as the synthesiser reads it."""
 
     written: str
     spoken: str
@@ -90,7 +89,7 @@ DIGITS = (
     "postcode",
     "loose_digits",
 )
-DIGITS_SHARE = 0.12  # digits are what the first trials got wrong, so patterns with digits come again
+DIGITS_SHARE = 0.12  # the first trials failed on digits, so patterns with digits are more frequent
 RANDOM_WORDS = 0.10
 HELD_OUT_BUCKETS = 20  # one sentence in ten is kept from training, one in four hundred is for the held-out sets
 PATTERNS = [tuple(text.strip().splitlines()) for text, _ in GROUPS]
@@ -140,7 +139,7 @@ def random_words(rng: random.Random) -> Sentence:
 
 
 def kept_from_training(item: Sentence) -> bool:
-    """Whether training may not see the sentence: its words spoken or its writing fall into the bucket."""
+    """Whether the sentence is excluded from training: its spoken words or its writing hash into the bucket."""
     return _bucket(item.key) == 0 or _bucket(item.written) == 0
 
 
@@ -153,7 +152,7 @@ def held_out(item: Sentence) -> bool:
 
 
 def training_sentences(rng: random.Random) -> Iterator[Sentence]:
-    """Sentences for training, without end."""
+    """Sentences for training, endless."""
     while True:
         item = sentence(rng)
         if not kept_from_training(item):
@@ -161,7 +160,7 @@ def training_sentences(rng: random.Random) -> Iterator[Sentence]:
 
 
 def held_out_sentences(rng: random.Random, minimum_words: int = 3) -> Iterator[Sentence]:
-    """Sentences that training never sees, without end and without repeats; short ones everybody says are left out."""
+    """Held-out sentences, endless and without repeats; common short ones are left out."""
     seen: set[str] = set()
     while True:
         item = sentence(rng)

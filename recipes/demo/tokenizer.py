@@ -137,7 +137,7 @@ def _post_processor(tokenizer: Tokenizer) -> processors.TemplateProcessing:
 def main() -> None:
     """Train the tokenizer on the recipe's sentences."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     folder = args.work / "tokenizer"

@@ -1,10 +1,10 @@
-"""Training from nothing, on a wall-clock budget.
+"""Train the network from random weights, on a wall-clock budget.
 
     python -m recipes.demo.train --work WORK --minutes 100
 
-First CTC over letters teaches the encoder to hear (the decoder would otherwise lean on its language model), then
-decoder and CTC learn together. A checkpoint is written every few minutes and training goes on from it; new shards
-are taken up as they appear.
+First CTC over letters trains the encoder alone, because a decoder trained from the start becomes a language model. Then
+decoder and CTC are trained together. Training writes a checkpoint every few minutes and resumes from it. New shards are
+used as they appear.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SHORT_FRAMES = 800  # windows up to 8 s: they carry the same speech as long ones
 STAGES = {0.0: (0.0, 0.0), 0.5: (0.1, 0.2), 0.65: (0.5, 0.5), 0.85: (1.0, 1.0)}
 WARM_UP = 0.02
 MATRIX_RATE = 2.0  # Muon's learning rate, relative to AdamW's
-AGREEMENT = 3.0  # weight of what trimmed and padded windows say differently
+AGREEMENT = 3.0  # weight of the difference between trimmed and padded windows
 PLATEAU = 0.68  # share of the budget after which the learning rate falls
 DEV_WINDOWS = 60  # of shard 0, which is never trained on
 
@@ -79,7 +79,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training is asked for: a wall-clock budget, a learning rate, a seed, minutes between checkpoints."""
+    """Training options: a wall-clock budget, a learning rate, a seed, minutes between checkpoints."""
 
     minutes: float
     peak: float
@@ -89,7 +89,7 @@ class Plan:
 
 @dataclass
 class Progress:
-    """How far training has come; saved with the weights."""
+    """Training progress, saved with the weights."""
 
     seconds: float = 0.0
     steps: int = 0
@@ -98,7 +98,7 @@ class Progress:
 
 
 class Learner:
-    """The network in bf16, which computes, and its weights in fp32, which learn: half of autocast's memory traffic."""
+    """The network in bf16 and its master weights in fp32: half of autocast's memory traffic."""
 
     def __init__(self, shape: Shape, words: Vocabulary, peak: float, path: Path) -> None:
         self.path = path
@@ -140,7 +140,7 @@ class Learner:
             torch._foreach_copy_(list(self.trainee.parameters()), self.exact)
 
     def save(self) -> None:
-        """Weights, optimiser and progress, in one move."""
+        """Save weights, optimiser and progress atomically."""
         part = self.path.with_suffix(".part")
         weights = dict(zip(self.names, self.exact, strict=True))
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
@@ -271,7 +271,7 @@ _PROMPTS = (
 
 
 def _before(words: Vocabulary, rng: random.Random) -> list[int]:
-    """Sometimes an earlier text, which must not disturb what is heard."""
+    """Sometimes an earlier text, so that a prompt does not change the transcript."""
     if rng.random() > 0.05:
         return []
     return [words.id("startofprev"), *words.text(rng.choice(_PROMPTS))]
@@ -386,7 +386,7 @@ def _processes() -> int:
 
 
 def step(learner: Learner, batch: Batch, done: float, peak: float) -> tuple[float, float]:
-    """One update; CTC alone at first, then with the decoder and ever less of it."""
+    """One update: CTC alone at first, then with the decoder and a decreasing weight of CTC."""
     decoder = done >= LETTERS_ALONE
     ctc, text = losses(learner.trainee, batch, decoder)
     share = 0.5 - 0.35 * max(0.0, done - LETTERS_ALONE) / (1 - LETTERS_ALONE)
@@ -395,7 +395,7 @@ def step(learner: Learner, batch: Batch, done: float, peak: float) -> tuple[floa
 
 
 def ahead(source: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
-    """The batches of `source`, prepared by a thread while the last one trains; what that raises is raised here."""
+    """The batches of `source`, prepared in a thread during training; its exceptions are raised here."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -412,7 +412,7 @@ def ahead(source: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
                 if stopped.is_set():
                     return
             put(None)
-        except BaseException as error:  # noqa: BLE001 - whoever waits for a batch must hear of it
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             put(error)
 
     threading.Thread(target=fill, daemon=True).start()
@@ -451,9 +451,9 @@ def report(
 
 
 def main() -> None:
-    """Train the demo checkpoint's network; goes on from the last checkpoint in the work folder."""
+    """Train the demo checkpoint's network; resume from the last checkpoint in the work folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made on the way")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")
     parser.add_argument("--every", type=float, default=5.0, help="minutes between checkpoints")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each")

@@ -1,7 +1,7 @@
-"""The synthesisers: espeak-ng and flite called in-process, a line of speech in, 16 kHz samples out.
+"""Speech synthesis with espeak-ng and flite: a sentence in, 16 kHz samples out.
 
-Both are used through their C libraries, because starting a program costs more than speaking a short sentence.
-espeak-ng tells when each word begins; those times are the reference for the word times of the evaluation.
+Both are called through their C libraries, because starting a program takes longer than speaking a short sentence.
+espeak-ng reports the start of each word; evaluation uses these times as reference for word times.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ UNSEEN = (
     Voice("espeak", "en", "max"),
     Voice("flite", "awb"),
 )
-FLITE_SHARE = 0.22  # flite's recorded speakers are costly to synthesise and worth more than their number
+FLITE_SHARE = 0.22  # flite is slow, but its recorded speakers add more variety than their number
 
 
 def known_voice(rng: random.Random) -> Voice:
