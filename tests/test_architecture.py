@@ -38,7 +38,7 @@ BUDGET = {
     "audio": 2101,
     "checkpoints": 1280,
     "engine": 1287,
-    "server": 4185,
+    "server": 4180,
     "cluster": 985,
     "deploy": 540,
     "cli": 1410,

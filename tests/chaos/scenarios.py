@@ -39,6 +39,7 @@ from tests.support.service import (
 )
 from tests.support.slow import HANG, POISON
 from tests.support.waiting import TIMEOUT, wait_until
+from tickertape.server.sse import HEARTBEAT
 
 ENGINE, API, PROXY, CONTROLLER = "engine-slow", "tickertape:tickertape", "ProxyActor", "ServeController"
 DECODER = "tickertape.audio.worker"
@@ -388,13 +389,13 @@ def c19_mutants(count: int = 10_000) -> Figures:
 def c6_grace(*flags: str) -> Figures:
     """SIGTERM with requests that take longer than the grace: each is told, and the process leaves in time."""
     grace = 4.0
-    limits = ["--grace-seconds", str(grace), "--heartbeat", "1", *flags]
+    limits = ["--grace-seconds", str(grace), *flags]
     with slow_service(60.0, *limits) as (service, _), ThreadPoolExecutor(8) as pool:
         asked = [
             pool.submit(service.transcribe, sound(n, 100.0), vad="false", stream=("false", "true")[n % 2])
             for n in range(8)
         ]
-        time.sleep(3.0)
+        time.sleep(HEARTBEAT + 2.0)  # the streams have begun, with a heartbeat
         service.process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
         code = service.process.wait(60)

@@ -40,6 +40,7 @@ from tests.support.waiting import wait_until, wait_until_async
 from tickertape.audio import chunking
 from tickertape.audio.chunking import PLAIN_OVERLAP
 from tickertape.audio.decode import decode
+from tickertape.server.sse import HEARTBEAT
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -61,7 +62,7 @@ def service(request: pytest.FixtureRequest, english: Path) -> Iterator[Service]:
     """The demo checkpoint, another model and the page."""
     mode = ["--no-ray"] if request.param == "alone" else []
     models = ["--model", f"first={DEMO}", "--model", str(english)]
-    with started(*mode, *models, "--body-limit", "4000000", "--keep-alive", "4") as running:
+    with started(*mode, *models, "--body-limit", "4000000") as running:
         yield running
 
 
@@ -437,7 +438,7 @@ def outlasts(service: Service) -> None:
         stream = pool.submit(service.transcribe, sound(502, seconds=100.0), stream="true", **endless)
         half = pool.submit(half_uploaded, service)
         wait_until(lambda: service.inside() == 3)
-        time.sleep(3.0)  # the stream has begun, with a heartbeat
+        time.sleep(HEARTBEAT + 2.0)  # the stream has begun, with a heartbeat
         service.process.send_signal(signal.SIGTERM)
         answer, streamed, uploading = whole.result(), stream.result(), half.result()
     assert (503, "shutting_down") == (answer.status_code, answer.json()["error"]["code"])
@@ -466,7 +467,7 @@ def half_uploaded(service: Service) -> bytes:
 def test_what_outlasts_the_grace_is_told(mode: list[str], tmp_path: Path) -> None:
     """When the grace ends first, requests get a 503 in JSON, streams an error event, and the process leaves with 0."""
     flags = ["--no-page", "--engine", "tests.support.slow:engine", "--model", f"slow=30:{tmp_path}", "--batch", "2"]
-    with started(*mode, *flags, "--grace-seconds", "2", "--heartbeat", "1") as service:
+    with started(*mode, *flags, "--grace-seconds", "2") as service:
         outlasts(service)
 
 

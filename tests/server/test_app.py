@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until, wait_until_async
 from tickertape.audio.limits import Limits
 from tickertape.errors import DecodeError, EngineError
 from tickertape.pipeline import Detect
-from tickertape.server import transcription
+from tickertape.server import health, sse, transcription
 from tickertape.server.app import create_app
 from tickertape.server.auth import CONCURRENT, PER_MINUTE, add_key, remove_key
 from tickertape.server.params import CODES
@@ -219,7 +219,7 @@ async def test_stream_deltas_add_up_to_the_text(api: ApiClient) -> None:
     assert ("transcript.text.done", {"type": "duration", "seconds": 59}) == (done["type"], done["usage"])
 
 
-async def test_text_is_streamed_while_later_windows_wait() -> None:
+async def test_text_is_streamed_while_later_windows_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first text is sent although the engine still holds the later windows back."""
     gate = threading.Event()
     sent: list[bytes] = []
@@ -230,7 +230,8 @@ async def test_text_is_streamed_while_later_windows_wait() -> None:
                 gate.wait(300)
             return super().decode(windows, options)
 
-    api = api_client(small(heartbeat=0.05), {"demo": model("demo", Gated())})
+    monkeypatch.setattr(sse, "HEARTBEAT", 0.05)
+    api = api_client(models={"demo": model("demo", Gated())})
     body = SOUND.replace(wav(), wav(59.0, rate=8000)) + MODEL + part("stream", b"true") + part("vad", b"false") + END
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -751,9 +752,10 @@ async def _broken() -> None:
     raise ZeroDivisionError("canary")
 
 
-async def test_readiness_goes_through_the_engine() -> None:
+async def test_readiness_goes_through_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that does not answer in time makes the service unready; liveness stays."""
-    api = api_client(small(probe_timeout=0.5))
+    monkeypatch.setattr(health, "PROBE_TIMEOUT", 0.5)
+    api = api_client()
     api.engine.gate = threading.Event()
 
     async def ready() -> bool:

@@ -18,7 +18,7 @@ from tests.support.logs import LOG
 from tests.support.sockets import FORM_TYPE, RunningServer, code, raw_form, raw_request, read_to_end, status
 from tests.support.waiting import TIMEOUT, wait_until_async
 from tickertape.errors import OptionError
-from tickertape.server import run
+from tickertape.server import run, uploads
 from tickertape.server.app import create_app
 from tickertape.server.run import Server, bind
 from tickertape.server.settings import Settings
@@ -61,16 +61,17 @@ async def flooded(server: RunningServer) -> None:
     writer.close()
 
 
-async def test_a_body_that_stands_still_is_408() -> None:
+async def test_a_body_that_stands_still_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 66: an upload that stalls gets a 408 in the envelope, and the connection is closed."""
-    with RunningServer(body_timeout=0.3) as server:
+    monkeypatch.setattr(uploads, "BODY_TIMEOUT", 0.3)
+    with RunningServer() as server:
         answer = await server.exchange(raw_request(raw_form()[:1000], length=30_000))
     assert (408, "body_timeout") == (status(answer), code(answer))
 
 
 async def test_a_body_that_trickles_is_bounded_too() -> None:
     """Row 66: an upload in single bytes ends with `request_timeout` at the latest."""
-    with RunningServer(body_timeout=5, request_timeout=0.4) as server:
+    with RunningServer(request_timeout=0.4) as server:
         reader, writer = await server.connect()
         writer.write(raw_request(b"", length=30_000))
         answering = asyncio.create_task(read_to_end(reader))

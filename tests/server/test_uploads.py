@@ -14,6 +14,7 @@ from tests.support.fakes import wav
 from tests.support.sockets import RunningServer, code, raw_form, raw_request, read_to_end, status
 from tests.support.waiting import TIMEOUT, wait_until_async
 from tickertape.errors import OverloadedError
+from tickertape.server import uploads
 from tickertape.server.errors import UploadTimeoutError
 from tickertape.server.uploads import MIN_RATE, Upload, UploadMemory, read_chunks
 
@@ -61,9 +62,10 @@ async def test_senders_at_the_minimum_rate_are_read(pieces: list[tuple[float, in
     assert sum(size for _, size in pieces) == await received(pieces)
 
 
-async def test_slow_clients_leave_the_memory_to_others() -> None:
+async def test_slow_clients_leave_the_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four clients that declare the largest upload and send one byte hold one byte each: another upload is answered."""
-    with RunningServer(upload_room=2 * MEBIBYTE, body_timeout=TIMEOUT) as server:
+    monkeypatch.setattr(uploads, "BODY_TIMEOUT", TIMEOUT)
+    with RunningServer(upload_room=2 * MEBIBYTE) as server:
         slow = [await server.connect() for _ in range(4)]
         for _, writer in slow:
             writer.write(raw_request(b"-", length=MEBIBYTE))
@@ -78,9 +80,10 @@ async def test_slow_clients_leave_the_memory_to_others() -> None:
         await wait_until_async(lambda: server.reserved == (0, 0, 0.0))
 
 
-async def test_an_upload_that_is_too_slow_is_408() -> None:
-    """A client that sends a byte now and then, but is never idle for `body_timeout`, gets 408 over HTTP."""
-    with RunningServer(body_timeout=2) as server:
+async def test_an_upload_that_is_too_slow_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a byte now and then, but is never idle for `BODY_TIMEOUT`, gets 408 over HTTP."""
+    monkeypatch.setattr(uploads, "BODY_TIMEOUT", 2.0)
+    with RunningServer() as server:
         reader, writer = await server.connect()
         writer.write(raw_request(b"", length=30_000))
         answering = asyncio.create_task(read_to_end(reader))

@@ -33,6 +33,7 @@ from tickertape.server.deployments import (
     ENVIRONMENT,
     HEALTH_CHECKS,
     INGRESS_REQUESTS,
+    KEEP_ALIVE,
     PAGE,
     PAGE_PREFIX,
 )
@@ -148,7 +149,7 @@ def deploy(models: Mapping[str, str], settings: Settings) -> None:
     configure_logging()
     serve.start(
         proxy_location="EveryNode" if settings.address else "HeadOnly",
-        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": int(settings.keep_alive)},
+        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": KEEP_ALIVE},
         logging_config=quiet,
     )
     configure_logging()

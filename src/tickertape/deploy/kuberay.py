@@ -18,7 +18,7 @@ from typing import Any
 from tickertape.deploy.manifests import dumped, memory_bytes, rendered, to_yaml, validate_name
 from tickertape.engine.hardware import Detected
 from tickertape.errors import OptionError
-from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS
+from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS, KEEP_ALIVE
 from tickertape.server.settings import Settings
 
 FILE = "kuberay.yaml"
@@ -133,7 +133,7 @@ class KubeRay:
         values = {
             **HEALTH_CHECKS,
             "settings": arguments,
-            "keep_alive": int(self.settings.keep_alive),
+            "keep_alive": KEEP_ALIVE,
             "ingresses": self.ingresses,
             "ingress_requests": INGRESS_REQUESTS,
         }

@@ -14,17 +14,15 @@ from tickertape.server.errors import NotReadyError
 from tickertape.types import SAMPLE_RATE, Options, Window
 
 VALID_SECONDS = 5.0  # a decoded window proves readiness for so long
+PROBE_TIMEOUT = 10.0  # seconds for a test window behind one full batch; load balancers probe every 5 to 30 s
 _PROBE = Options(timestamps=False, temperatures=(0.0,), max_new_tokens=1)
 
 
 class Readiness:
     """Tests the models, at most once at a time. A successful request counts as a test."""
 
-    def __init__(
-        self, models: Mapping[str, Model], *, timeout: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, models: Mapping[str, Model], clock: Callable[[], float] = time.monotonic) -> None:
         self._models = models
-        self._timeout = timeout
         self._clock = clock
         self._answered: dict[str, float] = {}
         self._test: asyncio.Task[None] | None = None
@@ -51,5 +49,5 @@ class Readiness:
     async def _probe(self, model: Model) -> None:
         silence = Window(np.zeros(SAMPLE_RATE, np.float32))
         options = replace(_PROBE, language=model.info.languages[0])
-        await asyncio.wait_for(model.backend.decode(silence, options), self._timeout)
+        await asyncio.wait_for(model.backend.decode(silence, options), PROBE_TIMEOUT)
         self.alive(model.info.name)

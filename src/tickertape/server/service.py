@@ -17,7 +17,7 @@ from tickertape.server.metrics import Metrics, log_request
 from tickertape.server.middleware import Record, record_of
 from tickertape.server.remote_files import RemoteFiles
 from tickertape.server.settings import Settings
-from tickertape.server.uploads import UploadMemory
+from tickertape.server.uploads import BODY_TIMEOUT, UploadMemory
 
 ERRORS_ONLY = frozenset({"warning", "error"})  # log levels at which successful requests are not logged
 SCRAPE_TIMEOUT = 5.0  # seconds for the engine to answer; half of Prometheus' default scrape_timeout of 10
@@ -34,13 +34,11 @@ class Service:
         self.metrics = Metrics()
         self.requests = RequestTracker()
         self.admission = Admission(settings.audio_seconds_in_flight)
-        self.uploads = UploadMemory(settings.upload_room, largest=settings.body_limit, timeout=settings.body_timeout)
-        self.remote_files = RemoteFiles(
-            settings.object_hosts, limit=settings.object_limit, timeout=settings.object_timeout
-        )
+        self.uploads = UploadMemory(settings.upload_room, largest=settings.body_limit, timeout=BODY_TIMEOUT)
+        self.remote_files = RemoteFiles(settings.object_hosts, limit=settings.object_limit)
         self.keyring = Keyring(settings.keys_file)
         self.rate_limiter = RateLimiter()
-        self.readiness = Readiness(self.models, timeout=settings.probe_timeout)
+        self.readiness = Readiness(self.models)
         timeout = DECODE_SECONDS + DECODE_SHARE * settings.max_audio_seconds
         self.decoders = decoders or Decoders(settings.decode_threads, timeout=timeout)
         self._owns_decoders = decoders is None

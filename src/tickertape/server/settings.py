@@ -107,22 +107,11 @@ class Settings(BaseSettings):
     object_limit: int = Field(
         0, ge=0, description="Maximum size in bytes of a file fetched from a URL. 0: derived like `body_limit`."
     )
-    object_timeout: float = Field(120, gt=0, description="Time limit in seconds for fetching a file from a URL.")
     max_audio_seconds: float = Field(
         0,
         ge=0,
         description="Maximum duration of a recording in seconds. 0: what fits 1/8 of the memory, from 10 minutes to "
         "2 hours.",
-    )
-    max_channels: int = Field(8, ge=1, le=64, description="Maximum number of channels of a recording.")
-    max_split_channels: int = Field(
-        2,
-        ge=1,
-        le=64,
-        description="Maximum number of channels with `channels=split`. Each needs the memory of a recording.",
-    )
-    body_timeout: float = Field(
-        30, gt=0, description="Seconds for which an upload may stall. Its sender must reach 500 bytes per second."
     )
     request_timeout: float = Field(900, gt=0, description="Time limit of a request in seconds.")
 
@@ -142,9 +131,6 @@ class Settings(BaseSettings):
         description="Maximum seconds of accepted, not yet transcribed audio per API process; above it requests get a "
         "503. 0: the longest recording and ten minutes per core, at most what fits 1/4 of the memory.",
     )
-    heartbeat: float = Field(
-        10, gt=0, description="Seconds without an event after which a stream sends a comment to stay open."
-    )
 
     # access
     keys_file: Path | None = Field(
@@ -152,17 +138,11 @@ class Settings(BaseSettings):
     )
 
     # operation
-    probe_timeout: float = Field(
-        10, gt=0, description="Seconds in which every engine must answer the probe of `/readyz`."
-    )
     grace_seconds: float = Field(
         25,
         ge=0,
         description="Seconds that accepted requests have to finish after SIGTERM. Requests that exceed them get an "
         "error. The process exits at most 3 s later. On Cloud Run: 6.",
-    )
-    keep_alive: float = Field(
-        10, gt=0, description="Seconds in which the headers of a request must arrive; idle connections are closed."
     )
     log_level: LogLevel = Field("info", description="`info`: log all requests. `warning`: only those that failed.")
     project: str = Field("", description="Google Cloud project, which links log lines to traces.")

@@ -14,6 +14,7 @@ from tickertape.server.tasks import background
 
 T = TypeVar("T")
 
+HEARTBEAT = 10.0  # seconds; a sixth of 60 s, after which nginx and many load balancers close an idle response
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -24,10 +25,9 @@ HEADERS = [
 class Stream:
     """A response of events. It begins with the first event or heartbeat."""
 
-    def __init__(self, send: Send, *, heartbeat: float) -> None:
+    def __init__(self, send: Send) -> None:
         self.begun = False
         self._send = send
-        self._heartbeat = heartbeat
 
     async def send(self, event: Mapping[str, Any]) -> None:
         """Send one event."""
@@ -45,10 +45,10 @@ class Stream:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def paced(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The items as they come; sends a comment whenever none has come for `heartbeat` seconds."""
+        """The items as they come; sends a comment whenever none has come for `HEARTBEAT` seconds."""
         while True:
             async with background(anext(items, None)) as [coming]:
-                while not (await asyncio.wait({coming}, timeout=self._heartbeat))[0]:
+                while not (await asyncio.wait({coming}, timeout=HEARTBEAT))[0]:
                     await self._write(": waiting\n\n")
                 item = coming.result()
             if item is None:

@@ -36,6 +36,10 @@ from tickertape.transcripts import formats
 from tickertape.types import SAMPLE_RATE, Audio, Decoded, Segment, Task, Transcript
 
 T = TypeVar("T")
+MAX_CHANNELS = {
+    "mix": 8,
+    "split": 2,
+}  # 7.1 surround; the two sides of a call, which need the memory of a recording each
 
 
 class Transcription:
@@ -70,7 +74,7 @@ class Transcription:
         return Limits(
             max_bytes=max(settings.body_limit, settings.object_limit),  # its own limit was checked on arrival
             max_seconds=settings.max_audio_seconds,
-            max_channels=settings.max_channels if order.channels == "mix" else settings.max_split_channels,
+            max_channels=MAX_CHANNELS[order.channels],
         )
 
     async def transcribe(
@@ -124,7 +128,7 @@ class TranscriptionResponse(Response):
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
         """Authenticate, admit and handle the request. Raises `TickertapeError` until the response has begun."""
         self._receive, self._send = receive, send
-        self._events = Stream(send, heartbeat=self._service.settings.heartbeat)
+        self._events = Stream(send)
         self._record.note(task=self._task)
         key = self._service.authenticate(self._request)
         with ExitStack() as resources:

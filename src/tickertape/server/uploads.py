@@ -19,6 +19,9 @@ from tickertape.server.settings import Settings
 # Bytes per second. AMR, the slowest codec of speech in use, has 594, so a client may upload while it records.
 # Apache's mod_reqtimeout has the same minimum.
 MIN_RATE = 500
+BODY_TIMEOUT = (
+    30.0  # seconds for which an upload may stall, or wait for memory; a mobile network's handover takes a few
+)
 
 
 async def receive_form(
@@ -28,7 +31,7 @@ async def receive_form(
 
     Raises `FileTooLargeError`, `UploadTimeoutError`, `ClientDisconnectedError`, `OverloadedError` or `OptionError`.
     """
-    chunks = _reserved_chunks(receive, upload, settings.body_timeout)
+    chunks = _reserved_chunks(receive, upload, BODY_TIMEOUT)
     try:
         with anyio.fail_after(settings.request_timeout):
             form = await read_form(chunks, boundary, known=fields, limit=settings.body_limit)
