@@ -12,7 +12,7 @@ from scripts import cli_reference
 from tickertape.server.metrics import METRICS
 from tickertape.server.metrics import PREFIX as METRIC_PREFIX
 from tickertape.server.openapi import situations
-from tickertape.server.params import CODES, FIELDS, Field
+from tickertape.server.params import CODES, ExtensionForm, Schema, form_schema
 from tickertape.server.settings import FOREIGN, PREFIX, Settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -34,8 +34,14 @@ def pages() -> dict[str, str]:
 def api() -> str:
     """Endpoints, form fields, statuses and error codes."""
     fields = [
-        (f"`{name}`", _type(field), "yes" * field.translations, "yes" * field.extension, field.help)
-        for name, field in FIELDS.items()
+        (
+            f"`{name}`",
+            _type(field),
+            "yes" * (name in form_schema("translate")["properties"]),
+            "yes" * (name in ExtensionForm.model_fields),
+            field["description"].removesuffix(" Extension."),
+        )
+        for name, field in form_schema("transcribe")["properties"].items()
     ]
     statuses = [(str(status), f"`{code}`", text) for status, code, text in situations()]
     codes = [(f"`{code}`", text) for code, text in CODES.items()]
@@ -72,8 +78,12 @@ def _table(head: str, rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _type(field: Field) -> str:
-    return ", ".join(f"`{choice}`" for choice in field.choices) if field.choices else field.kind
+def _type(field: Schema) -> str:
+    field = field.get("items", field)
+    choices = [field["const"]] if "const" in field else field.get("enum", [])
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    return "file" if field.get("format") == "binary" else str(field["type"])
 
 
 def _default(value: object) -> str:

@@ -20,7 +20,7 @@ from tickertape.errors import TickertapeError
 from tickertape.server import errors as server_errors
 from tickertape.server import openapi
 from tickertape.server.app import create_app
-from tickertape.server.params import FIELDS
+from tickertape.server.params import form_schema
 from tickertape.server.settings import Settings
 
 SOUND = wav(0.2)
@@ -80,7 +80,7 @@ def test_the_document_holds_every_field() -> None:
     """The form in the document is the table of fields; the framework's 422 is gone."""
     document = app().openapi()
     form = document["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]["multipart/form-data"]
-    assert set(FIELDS) == set(form["schema"]["properties"])
+    assert form_schema("transcribe") == form["schema"]
     assert "422" not in str(document["paths"])
 
 
@@ -88,7 +88,10 @@ async def test_the_page_loads_nothing() -> None:
     """/docs names every endpoint and field, and fetches nothing from anywhere."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://test") as client:
         answer = await client.get("/docs")
-    assert all(name in answer.text for name in (*FIELDS, "/v1/audio/translations", "/readyz", "curl"))
+    assert all(
+        name in answer.text
+        for name in (*form_schema("transcribe")["properties"], "/v1/audio/translations", "/readyz", "curl")
+    )
     assert not any(mark in answer.text for mark in ("<script", "src=", "@import", "<link"))
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 

@@ -11,16 +11,19 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match
 
 from tickertape import __version__
 from tickertape.audio.worker_pool import Decoders
 from tickertape.errors import TickertapeError
 from tickertape.pipeline import Model
-from tickertape.server import openapi, params
+from tickertape.server import openapi
 from tickertape.server.middleware import Message, Receive, RecordMiddleware, Send, answer_error
+from tickertape.server.openapi import METRICS, Alive, ModelList, ModelObject, Ready, Version, route
+from tickertape.server.params import find_model
 from tickertape.server.service import ERRORS_ONLY, Service
 from tickertape.server.settings import Settings
 from tickertape.server.transcription import TranscriptionResponse
@@ -85,30 +88,31 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     async def list_models(request: Request) -> Response:
         service.authenticate(request)
-        listed = [openapi.model_object(name, model.info.created) for name, model in service.models.items()]
-        return JSONResponse({"object": "list", "data": listed})
+        models = [ModelObject(id=name, created=model.info.created) for name, model in service.models.items()]
+        return _json(ModelList(data=models))
 
     async def show_model(request: Request, model: str) -> Response:
         service.authenticate(request)
-        found = params.find_model(model, service.models)
-        return JSONResponse(openapi.model_object(model, found.info.created))
+        return _json(ModelObject(id=model, created=find_model(model, service.models).info.created))
 
     add = app.add_api_route
     add("/v1/audio/transcriptions", transcribe, methods=["POST"], **openapi.audio_route("transcribe"))
     add("/v1/audio/translations", translate, methods=["POST"], **openapi.audio_route("translate"))
-    add("/v1/models", list_models, methods=["GET"], **openapi.MODELS)
-    add("/v1/models/{model:path}", show_model, methods=["GET"], **openapi.MODEL)
+    models = ModelList(data=[ModelObject(id="demo", created=0)])
+    add("/v1/models", list_models, methods=["GET"], **route("List the models", "models", models, 401, 500))
+    shown = route("Describe a model", "models", models.data[0], 401, 404, 500)
+    add("/v1/models/{model:path}", show_model, methods=["GET"], **shown)
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
     """The paths for operators. They need no key and contain no text."""
 
     async def alive() -> Response:
-        return JSONResponse({"status": "ok"})
+        return _json(Alive())
 
     async def ready() -> Response:
         await service.ready()
-        return JSONResponse({"status": "ready", "models": list(service.models)})
+        return _json(Ready(models=list(service.models)))
 
     async def metrics() -> Response:
         return Response(
@@ -116,17 +120,23 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         )
 
     async def show_version() -> Response:
-        return JSONResponse({"name": "tickertape", "version": app.version})
+        return _json(Version())
 
     async def docs() -> Response:
         return Response(openapi.page(app.openapi()), media_type="text/html", headers=openapi.PAGE_HEADERS)
 
-    app.add_api_route("/healthz", alive, methods=["GET"], **openapi.HEALTH)
-    app.add_api_route("/readyz", ready, methods=["GET"], **openapi.READY)
-    app.add_api_route("/metrics", metrics, methods=["GET"], **openapi.METRICS)
-    app.add_api_route("/version", show_version, methods=["GET"], **openapi.VERSION)
+    add = app.add_api_route
+    add("/healthz", alive, methods=["GET"], **route("The process is alive", "operation", Alive()))
+    loaded = Ready(models=["demo"])
+    add("/readyz", ready, methods=["GET"], **route("Every model answers", "operation", loaded, 500, 503))
+    add("/metrics", metrics, methods=["GET"], **route("Metrics for Prometheus", "operation", METRICS))
+    add("/version", show_version, methods=["GET"], **route("Name and version", "operation", Version()))
     if service.settings.docs:
         app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+
+
+def _json(body: BaseModel) -> Response:
+    return Response(body.model_dump_json(), media_type="application/json")
 
 
 def _replica_comment(service: Service) -> bytes:

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page at /docs, both made from the tables of fields and errors that the server uses."""
+"""The OpenAPI document and the page at /docs, both made from the forms, responses and errors that the server uses."""
 
 from __future__ import annotations
 
@@ -6,26 +6,113 @@ import html
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from tickertape import __version__, errors
 from tickertape.errors import TickertapeError
-from tickertape.server import errors as server_errors
+from tickertape.server import errors as http_errors
 from tickertape.server.auth import CONCURRENT, PER_MINUTE
-from tickertape.server.params import FIELDS, Field, known_fields
+from tickertape.server.params import Schema, form_schema
 from tickertape.types import Task
-
-Json = dict[str, Any]
 
 DESCRIPTION = (
     "Speech to text with OpenAI's HTTP contract: point any OpenAI client at this server. "
     "Fields marked as extensions are this server's own."
 )
 PAGE_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
-WAV = "audio.wav"
 
 
-def cors(origins: Sequence[str]) -> Json:
+class ErrorBody(BaseModel):
+    """What went wrong, for people and for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Error(BaseModel):
+    """The body of every error response."""
+
+    error: ErrorBody
+
+
+class ModelObject(BaseModel):
+    """OpenAI's description of a model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "tickertape"
+
+
+class ModelList(BaseModel):
+    """The models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """Every model answers."""
+
+    status: Literal["ready"] = "ready"
+    models: list[str]
+
+
+class Version(BaseModel):
+    """The server's name and version."""
+
+    name: Literal["tickertape"] = "tickertape"
+    version: str = __version__
+
+
+def route(summary: str, tag: str, answer: BaseModel | Schema, *statuses: int, **operation: Any) -> Schema:
+    """Arguments of a route. `answer`: an example, or a response as OpenAPI describes it; `statuses`: of its errors."""
+    codes: dict[int, list[str]] = {}
+    for status, code, _ in situations():
+        codes.setdefault(status, []).append(f"`{code}`")
+    refusals = {status: {"model": Error, "description": ", ".join(codes.get(status, []))} for status in statuses}
+    if isinstance(answer, BaseModel):
+        example = {"application/json": {"example": answer.model_dump()}}
+        answer = {"model": type(answer), "content": example, "description": (answer.__doc__ or "").rstrip(".")}
+    security: Schema = {} if tag == "operation" else {"security": [{"key": []}, {}]}
+    return {
+        "summary": summary,
+        "tags": [tag],
+        "response_model": None,
+        "responses": {200: answer, **refusals},
+        "openapi_extra": security | operation,
+    }
+
+
+def audio_route(task: Task) -> Schema:
+    """Arguments of the route of an endpoint that takes a recording."""
+    summary = "Transcribe a recording" if task == "transcribe" else "Translate a recording into English"
+    form = {"multipart/form-data": {"schema": form_schema(task), "examples": _EXAMPLES}}
+    statuses = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
+    body = {"requestBody": {"required": True, "content": form}}
+    return route(summary, "audio", _TEXT, *statuses, operationId=task, **body)
+
+
+def complete(document: Schema) -> Schema:
+    """The framework's OpenAPI document, without the 422 that this service never gives, and with what it lacks."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document
+
+
+def cors(origins: Sequence[str]) -> Schema:
     """Arguments of the CORS middleware."""
     return {
         "allow_origins": list(origins),
@@ -33,48 +120,6 @@ def cors(origins: Sequence[str]) -> Json:
         "allow_headers": ["authorization", "content-type", "x-request-id"],
         "expose_headers": ["x-request-id", "server-timing", "retry-after", *PER_MINUTE, *CONCURRENT],
     }
-
-
-def model_object(name: str, created: int) -> Json:
-    """OpenAI's description of a model."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "tickertape"}
-
-
-def audio_route(task: Task) -> Json:
-    """Arguments of the route of an endpoint that takes a recording."""
-    verb = "Transcribe a recording" if task == "transcribe" else "Translate a recording into English"
-    form = {"multipart/form-data": {"schema": form_schema(task), "examples": _EXAMPLES}}
-    return {
-        "summary": verb,
-        "operation_id": task,
-        "tags": ["audio"],
-        "responses": {200: _AUDIO_ANSWER, **_refusals(400, 401, 404, 408, 413, 415, 429, 500, 503, 504)},
-        "openapi_extra": {"requestBody": {"required": True, "content": form}, "security": [{"key": []}, {}]},
-    }
-
-
-def form_schema(task: Task) -> Json:
-    """The form of an endpoint, as JSON Schema."""
-    names = known_fields(task)
-    properties = {name: _field_schema(name, field) for name, field in FIELDS.items() if name in names}
-    return {
-        "type": "object",
-        "required": ["model"],
-        "anyOf": [{"required": ["file"]}, {"required": ["file_url"]}],
-        "properties": properties,
-        "additionalProperties": False,
-    }
-
-
-def complete(document: Json) -> Json:
-    """The framework's OpenAPI document, without the 422 that this service never gives, and with what it lacks."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    components = document.setdefault("components", {})
-    components["schemas"] = {"Error": _ERROR, "Model": _MODEL}
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    return document
 
 
 def page(document: Mapping[str, Any]) -> str:
@@ -93,7 +138,7 @@ def page(document: Mapping[str, Any]) -> str:
 
 def situations() -> list[tuple[int, str, str]]:
     """Status, code and meaning of every exception that can become an answer, by status."""
-    classes = [kind for module in (errors, server_errors) for kind in vars(module).values() if inspect.isclass(kind)]
+    classes = [kind for module in (errors, http_errors) for kind in vars(module).values() if inspect.isclass(kind)]
     return sorted(
         {
             (
@@ -119,84 +164,16 @@ def _error_rows() -> tuple[tuple[str, str, str], list[tuple[str, str, str]]]:
     return ("status", "code", "when"), [(str(number), f"`{code}`", text) for number, code, text in situations()]
 
 
-def _field_schema(name: str, field: Field) -> Json:
-    single: Json = {"type": field.kind}
-    if field.kind == "file":
-        single = {"type": "string", "format": "binary"}
-    if field.choices:
-        single["enum"] = list(field.choices)
-    if name in _BOUNDS:
-        single |= _BOUNDS[name]
-    whole = {"type": "array", "items": single} if name.endswith("[]") else single
-    note = " Extension." if field.extension else ""
-    return (
-        whole | {"description": field.help + note} | ({"example": field.example} if field.example is not None else {})
-    )
-
-
-_BOUNDS: dict[str, Json] = {
-    "temperature": {"minimum": 0, "maximum": 1},
-    "beam_size": {"minimum": 1, "maximum": 10},
-    "audio_track": {"minimum": 0, "maximum": 255},
+METRICS: Schema = {
+    "description": "Prometheus' text format",
+    "content": {"text/plain": {"schema": {"type": "string"}, "example": "tickertape_ready 1.0\n"}},
 }
-
-
-def _schema(name: str) -> Json:
-    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
-
-
-def _refusals(*statuses: int) -> dict[int | str, Json]:
-    meanings: dict[int, list[str]] = {}
-    for status, code, _ in situations():
-        meanings.setdefault(status, []).append(code)
-    return {
-        status: {
-            "description": ", ".join(f"`{code}`" for code in meanings.get(status, [])),
-            "content": {"application/json": _schema("Error")},
-        }
-        for status in statuses
-    }
-
-
-def _plain(kind: str, description: str, example: object) -> Json:
-    """A 200 that is documented by an example."""
-    shape = {"type": "string"} if isinstance(example, str) else {"type": "object"}
-    return {"description": description, "content": {kind: {"schema": shape, "example": example}}}
-
-
-_ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string"},
-            },
-        }
-    },
-}
-_MODEL: Json = {
-    "type": "object",
-    "required": ["id", "object", "created", "owned_by"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "model"},
-        "created": {"type": "integer"},
-        "owned_by": {"type": "string"},
-    },
-}
-_USAGE = {"type": "duration", "seconds": 4}
-_EXAMPLES: Json = {
-    "text": {"summary": "Plain text", "value": {"file": WAV, "model": "whisper-1", "response_format": "text"}},
+_EXAMPLES: Schema = {
+    "text": {"summary": "Plain text", "value": {"file": "audio.wav", "model": "whisper-1", "response_format": "text"}},
     "words": {
         "summary": "Segments and words with their times",
         "value": {
-            "file": WAV,
+            "file": "audio.wav",
             "model": "whisper-1",
             "language": "en",
             "response_format": "verbose_json",
@@ -204,12 +181,12 @@ _EXAMPLES: Json = {
         },
     },
 }
-_AUDIO_ANSWER: Json = {
+_TEXT: Schema = {
     "description": "The text, in the shape that `response_format` names; events with `stream`.",
     "content": {
         "application/json": {
             "schema": {"type": "object", "required": ["text", "usage"], "properties": {"text": {"type": "string"}}},
-            "example": {"text": "Good morning.", "usage": _USAGE},
+            "example": {"text": "Good morning.", "usage": {"type": "duration", "seconds": 4}},
         },
         "text/plain": {"schema": {"type": "string"}, "example": "Good morning.\n"},
         "text/event-stream": {
@@ -217,52 +194,6 @@ _AUDIO_ANSWER: Json = {
             "example": 'data: {"type": "transcript.text.delta", "delta": "Good morning."}\n\n',
         },
     },
-}
-_LIST: Json = {
-    "type": "object",
-    "required": ["object", "data"],
-    "properties": {
-        "object": {"const": "list"},
-        "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-    },
-}
-_LISTED = {"description": "The models", "content": {"application/json": {"schema": _LIST}}}
-_SHOWN = {"description": "The model", "content": {"application/json": _schema("Model")}}
-
-MODELS: Json = {
-    "summary": "List the models",
-    "tags": ["models"],
-    "responses": {200: _LISTED, **_refusals(401, 500)},
-    "openapi_extra": {"security": [{"key": []}, {}]},
-}
-MODEL: Json = {
-    "summary": "Describe a model",
-    "tags": ["models"],
-    "responses": {200: _SHOWN, **_refusals(401, 404, 500)},
-    "openapi_extra": {"security": [{"key": []}, {}]},
-}
-HEALTH: Json = {
-    "summary": "The process is alive",
-    "tags": ["operation"],
-    "responses": {200: _plain("application/json", "Alive", {"status": "ok"})},
-}
-READY: Json = {
-    "summary": "Every model answers",
-    "tags": ["operation"],
-    "responses": {
-        200: _plain("application/json", "Ready", {"status": "ready", "models": ["demo"]}),
-        **_refusals(500, 503),
-    },
-}
-METRICS: Json = {
-    "summary": "Metrics for Prometheus",
-    "tags": ["operation"],
-    "responses": {200: _plain("text/plain", "Prometheus' text format", "tickertape_ready 1.0\n")},
-}
-VERSION: Json = {
-    "summary": "Name and version",
-    "tags": ["operation"],
-    "responses": {200: _plain("application/json", "This program", {"name": "tickertape", "version": __version__})},
 }
 
 
@@ -288,7 +219,11 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
 
 def _type(schema: Mapping[str, Any]) -> str:
     single = schema.get("items", schema)
-    name = "file" if single.get("format") == "binary" else " | ".join(single.get("enum", [single["type"]]))
+    name = (
+        "file"
+        if single.get("format") == "binary"
+        else " | ".join(single.get("enum", [single.get("const", single["type"])]))
+    )
     return f"{name}, repeatable" if schema["type"] == "array" else name
 
 

@@ -27,7 +27,7 @@ from tickertape.server.auth import Key
 from tickertape.server.errors import ClientDisconnectedError
 from tickertape.server.middleware import Message, Receive, Record, Send, record_of
 from tickertape.server.multipart import Form, check_headers
-from tickertape.server.params import Order, known_fields, parse_form
+from tickertape.server.params import Order, form_schema, parse_form
 from tickertape.server.service import Service
 from tickertape.server.sse import Stream
 from tickertape.server.tasks import race
@@ -55,7 +55,11 @@ class Transcription:
         before = self._record.elapsed
         assert form.file is not None  # noqa: S101 - `params.parse_form` or `RemoteFiles.fetch` ensured it
         file, form.file = form.file, None
-        options = {"channels": order.channels, "track": order.track, "audio_format": order.audio_format}
+        options = {
+            "channels": order.form.channels,
+            "track": order.form.audio_track,
+            "audio_format": order.form.audio_format or None,
+        }
         try:
             decoded = await self._service.decoders.decode(file, limits=self._limits(order), **options)
         except OptionError as error:
@@ -74,7 +78,7 @@ class Transcription:
         return Limits(
             max_bytes=max(settings.body_limit, settings.object_limit),  # its own limit was checked on arrival
             max_seconds=settings.max_audio_seconds,
-            max_channels=MAX_CHANNELS[order.channels],
+            max_channels=MAX_CHANNELS[order.form.channels],
         )
 
     async def transcribe(
@@ -83,7 +87,7 @@ class Transcription:
         """The pipeline's updates; frees the reservation of what is transcribed."""
         options = replace(order.options, deadline=deadline)
         done = 0
-        async with aclosing(order.model.transcribe(audio, options, vad=order.vad)) as updates:
+        async with aclosing(order.model.transcribe(audio, options, vad=order.form.vad)) as updates:
             async for update in updates:
                 reservation.progress((update.done - done) / SAMPLE_RATE)
                 done = max(done, update.done)
@@ -156,14 +160,16 @@ class TranscriptionResponse(Response):
         """Read the form and respond."""
         service = self._service
         upload = resources.enter_context(Upload(service.uploads))
-        fields = known_fields(self._task)
+        fields = form_schema(self._task)["properties"]
         form = await receive_form(self._receive, boundary, upload, fields=fields, settings=service.settings)
         self._record.note(read=self._record.elapsed)
         reservation = resources.enter_context(service.admission.reserve())
         order = parse_form(form, self._task, service.models, beam_size=service.settings.beam_size)
-        self._record.note(model=order.model.info.name, response_format=order.response_format, stream=order.stream)
+        self._record.note(
+            model=order.model.info.name, response_format=order.form.response_format, stream=order.form.stream
+        )
         updates = partial(self._updates, form, order, upload, reservation)  # a generator here would keep the audio
-        if order.stream:
+        if order.form.stream:
             await self._until_cancelled(_send_events(self._events, order, updates()))
             return
         response = await self._until_cancelled(_whole(order, updates()))
@@ -172,9 +178,9 @@ class TranscriptionResponse(Response):
     async def _updates(
         self, form: Form, order: Order, upload: Upload, reservation: AudioReservation
     ) -> AsyncGenerator[Update, None]:
-        if order.url is not None:
+        if order.form.file_url:
             before = self._record.elapsed
-            form.file = await self._service.remote_files.fetch(order.url, upload.grow)
+            form.file = await self._service.remote_files.fetch(order.form.file_url, upload.grow)
             self._record.note(read=self._record.timings.read + self._record.elapsed - before)
         audio = await self._transcription.decode(form, order, upload, reservation)
         async with aclosing(self._transcription.transcribe(audio, order, reservation, self._deadline)) as updates:
@@ -206,15 +212,16 @@ async def _whole(order: Order, updates: AsyncGenerator[Update, None]) -> Respons
 
 def render(order: Order, transcript: Transcript) -> Response:
     """The response in the requested format."""
-    if order.response_format == "json":
+    if order.form.response_format == "json":
         body = formats.json_object(transcript)
         if order.options.logprobs:
             body["logprobs"] = logprobs(transcript.segments)
         return Response(_dump(body), media_type="application/json")
-    if order.response_format == "verbose_json":
-        whole = formats.verbose_object(transcript, segments=order.segments, words=order.words)
+    if order.form.response_format == "verbose_json":
+        wanted = order.form.timestamp_granularities
+        whole = formats.verbose_object(transcript, segments=not wanted or "segment" in wanted)
         return Response(_dump(whole), media_type="application/json")
-    text = formats.RENDERERS[order.response_format](transcript)
+    text = formats.RENDERERS[order.form.response_format](transcript)
     return Response(text.encode(), media_type="text/plain; charset=utf-8")
 
 
