@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from tickertape import pipeline
 from tickertape.errors import EngineError, OptionError
 from tickertape.pipeline import Model, Update, plan, transcribe
 from tickertape.types import SAMPLE_RATE, Audio, Decoded, ModelInfo, Notice, Options, Samples, Segment, Span, Window
@@ -102,11 +103,12 @@ async def test_text_streams_before_the_end() -> None:
     assert (await anext(stream)).transcript is not None
 
 
-async def test_at_most_so_many_windows_are_under_way() -> None:
-    """No more than `in_flight` windows are given to the backend at once."""
+async def test_at_most_so_many_windows_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than `IN_FLIGHT` windows are given to the backend at once."""
     seconds = [window.start // SAMPLE_RATE for window in plan(audio(300), every_ten_seconds, trimmed=True)]
     backend = FakeBackend(held={second: asyncio.Event() for second in seconds})
-    task = asyncio.ensure_future(collect(audio(300), backend, in_flight=3))
+    monkeypatch.setattr(pipeline, "IN_FLIGHT", 3)
+    task = asyncio.ensure_future(collect(audio(300), backend))
     await backend.reached(3)
     for _ in range(50):  # in which a fourth could come
         await asyncio.sleep(0.002)
@@ -117,11 +119,12 @@ async def test_at_most_so_many_windows_are_under_way() -> None:
     assert len(seconds) == len(backend.heard)
 
 
-async def test_closing_the_stream_cancels_what_waits() -> None:
+async def test_closing_the_stream_cancels_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller that leaves cancels its windows under way; none is begun after."""
     seconds = [window.start // SAMPLE_RATE for window in plan(audio(200), every_ten_seconds, trimmed=True)]
     backend = FakeBackend(held={second: asyncio.Event() for second in seconds[1:]})
-    stream = transcribe(audio(200), backend, ENGLISH, detect=every_ten_seconds, trimmed=True, in_flight=4)
+    monkeypatch.setattr(pipeline, "IN_FLIGHT", 4)
+    stream = transcribe(audio(200), backend, ENGLISH, detect=every_ten_seconds, trimmed=True)
     await anext(stream)
     task = asyncio.ensure_future(anext(stream))
     await backend.reached(4)
@@ -210,10 +213,12 @@ async def test_without_detection_windows_are_plain() -> None:
         (Options(language="xx"), "invalid_language"),
         (Options(task="translate"), "invalid_task"),
         (Options(temperatures=()), "invalid_temperature"),
+        (Options(beam_size=0), "invalid_beam_size"),
+        (Options(beam_size=11), "invalid_beam_size"),
     ],
 )
 def test_a_model_refuses_what_it_cannot_honour(options: Options, code: str) -> None:
-    """Languages and tasks that the checkpoint lacks are the caller's mistake, before anything runs."""
+    """Languages and tasks that the checkpoint lacks, and wrong options, raise `OptionError` before anything runs."""
     model = Model(ModelInfo("demo", translates=False), FakeBackend())
     with pytest.raises(OptionError) as caught:
         model.transcribe(audio(1), options)

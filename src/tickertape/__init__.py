@@ -1,7 +1,7 @@
 """Tickertape puts a tuned Whisper checkpoint to work.
 
 `tickertape.load("checkpoint").transcribe("call.wav")` is the whole Python API for most uses. Importing the package is
-cheap: what needs numpy is imported when it is first used. `tickertape.testing` has a fake engine for tests of
+cheap: modules that need numpy are imported on first use. `tickertape.testing` has a fake engine for tests of
 applications.
 """
 
@@ -23,18 +23,12 @@ __all__ = ["Notice", "Options", "Reading", "Segment", "Started", "Transcriber", 
            "__version__", "load"]  # fmt: skip
 __all__ += errors.__all__
 
-_MODULES = {
-    "pipeline": ("Update",),
-    "transcriber": ("Started", "Transcriber", "load"),
-    "types": ("Notice", "Options", "Reading", "Segment", "Transcript", "Word"),
-}
-
 
 def __getattr__(name: str) -> Any:
     """Import a name of `__all__` when it is first used (PEP 562)."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"tickertape.{module}"), name)
+    for module in ("types", "pipeline", "transcriber") if name in __all__ else ():
+        if hasattr(found := import_module(f"tickertape.{module}"), name):
+            return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

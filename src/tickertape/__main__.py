@@ -11,10 +11,10 @@ def main() -> None:
     from tickertape.cli.main import EXIT_INTERRUPTED
     from tickertape.cli.main import main as run
 
-    # OpenVINO does without its converter where that cannot be imported: a third of a second less, and no telemetry.
+    # OpenVINO then skips its converter, which costs a third of a second and sends telemetry.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     code = run()
-    if code >= EXIT_INTERRUPTED:  # the engine's thread may be in the middle of a batch: nobody waits for its end
+    if code >= EXIT_INTERRUPTED:  # do not wait for the batch that the engine's thread may be decoding
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

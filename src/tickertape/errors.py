@@ -1,36 +1,8 @@
 """Every error raised on purpose, one class per situation.
 
-    TickertapeError
-    ├── CallerError                          the caller can fix it: HTTP 400 unless noted, exit code 2
-    │   ├── AudioError                       the recording
-    │   │   ├── EmptyFileError               no bytes
-    │   │   ├── InvalidAudioError            not a recording, damaged beyond use, or not an accepted format
-    │   │   ├── NoAudioStreamError           a container without sound
-    │   │   ├── EmptyAudioError              a recording without a single sample
-    │   │   ├── AudioTooShortError           under a tenth of a second
-    │   │   ├── AudioTooLongError            over the limit on duration: HTTP 413
-    │   │   ├── FileTooLargeError            over the limit on bytes: HTTP 413
-    │   │   ├── UnsupportedSampleRateError   outside the limits on sample rate
-    │   │   ├── UnsupportedChannelsError     too many channels, or none
-    │   │   └── InvalidSamplesError          only NaN or infinity
-    │   ├── OptionError                      an unsupported value of a field, option or flag
-    │   ├── ModelNotFoundError               no model of that name: HTTP 404
-    │   └── CheckpointError                  the checkpoint
-    │       ├── CheckpointNotFoundError      nothing at that path or hub id
-    │       ├── UnsafeCheckpointError        pickled weights, which run code when loaded
-    │       ├── NotWhisperError              another architecture
-    │       ├── IncompleteCheckpointError    a file or tensor is missing, the tokenizer for example
-    │       ├── CorruptCheckpointError       truncated or tampered with
-    │       └── CacheError                   the cache folder cannot be written
-    └── DecodeError                          a window could not be decoded: HTTP 500 unless noted, exit code 1
-        ├── EngineError                      the engine raised
-        ├── HarmfulAudioError                two processes died of this recording: HTTP 400
-        ├── OverloadedError                  no capacity left; retry later: HTTP 503
-        ├── DeadlineExceededError            the deadline passed before a result: HTTP 504
-        └── ShuttingDownError                the service is draining: HTTP 503
-
-Classes pass every argument to `super().__init__`, so they can be pickled between processes. Messages say what to do
-and never repeat audio, text, prompts or file names.
+The command line exits with 2 for a `CallerError` and with 1 for any other. Classes pass every argument to
+`super().__init__`, so they can be pickled between processes. Messages say what to do and never repeat audio, text,
+prompts or file names.
 """
 
 from __future__ import annotations
@@ -50,87 +22,66 @@ class TickertapeError(Exception):
     code: str = "internal_error"  # stable, documented, sent to clients
     status: int = 500  # of the HTTP response
 
+    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+        cls.code = code or cls.code
+        cls.status = status or cls.status
+
     @property
     def message(self) -> str:
         """What went wrong and what to do, in one line."""
         return str(self.args[0]) if self.args else self.code
 
 
-class CallerError(TickertapeError):
-    """The caller can mend it."""
+class CallerError(TickertapeError, code="invalid_request", status=400):
+    """The caller can correct it."""
 
-    code = "invalid_request"
-    status = 400
     param: str | None = None  # the field or option at fault
 
 
-class AudioError(CallerError):
+class AudioError(CallerError, code="invalid_audio"):
     """The recording cannot be used."""
 
-    code = "invalid_audio"
     param = "file"
 
 
-class EmptyFileError(AudioError):
+class EmptyFileError(AudioError, code="empty_file"):
     """No bytes at all."""
-
-    code = "empty_file"
 
 
 class InvalidAudioError(AudioError):
     """Not a recording, damaged beyond use, or not an allowed format."""
 
-    code = "invalid_audio"
 
-
-class NoAudioStreamError(AudioError):
+class NoAudioStreamError(AudioError, code="no_audio_stream"):
     """A container without sound."""
 
-    code = "no_audio_stream"
 
-
-class EmptyAudioError(AudioError):
+class EmptyAudioError(AudioError, code="empty_audio"):
     """A recording without a single sample."""
 
-    code = "empty_audio"
 
-
-class AudioTooShortError(AudioError):
+class AudioTooShortError(AudioError, code="audio_too_short"):
     """Under a tenth of a second."""
 
-    code = "audio_too_short"
 
-
-class AudioTooLongError(AudioError):
+class AudioTooLongError(AudioError, code="audio_too_long", status=413):
     """Over the limit on duration."""
 
-    code = "audio_too_long"
-    status = 413
 
-
-class FileTooLargeError(AudioError):
+class FileTooLargeError(AudioError, code="file_too_large", status=413):
     """Over the limit on bytes."""
 
-    code = "file_too_large"
-    status = 413
 
-
-class UnsupportedSampleRateError(AudioError):
+class UnsupportedSampleRateError(AudioError, code="unsupported_sample_rate"):
     """A sample rate no microphone has."""
 
-    code = "unsupported_sample_rate"
 
-
-class UnsupportedChannelsError(AudioError):
+class UnsupportedChannelsError(AudioError, code="unsupported_channels"):
     """Too many channels, or none."""
 
-    code = "unsupported_channels"
 
-
-class InvalidSamplesError(AudioError):
+class InvalidSamplesError(AudioError, code="invalid_samples"):
     """Only NaN or infinity."""
-
-    code = "invalid_samples"
 
 
 class OptionError(CallerError):
@@ -142,95 +93,70 @@ class OptionError(CallerError):
         self.code = code  # one class for all fields; the code names the field's rule
 
 
-class ModelNotFoundError(CallerError):
+class ModelNotFoundError(CallerError, code="model_not_found", status=404):
     """No model under that name."""
 
-    code = "model_not_found"
-    status = 404
     param = "model"
 
 
-class CheckpointError(CallerError):
+class CheckpointError(CallerError, code="invalid_checkpoint"):
     """The checkpoint cannot be used."""
 
-    code = "invalid_checkpoint"
 
-
-class CheckpointNotFoundError(CheckpointError):
+class CheckpointNotFoundError(CheckpointError, code="checkpoint_missing"):
     """Nothing at that path or hub id."""
 
-    code = "checkpoint_missing"
 
-
-class UnsafeCheckpointError(CheckpointError):
+class UnsafeCheckpointError(CheckpointError, code="unsafe_checkpoint"):
     """Pickled weights, which run code when loaded."""
 
-    code = "unsafe_checkpoint"
 
-
-class NotWhisperError(CheckpointError):
+class NotWhisperError(CheckpointError, code="not_whisper"):
     """Another architecture."""
 
-    code = "not_whisper"
 
-
-class IncompleteCheckpointError(CheckpointError):
+class IncompleteCheckpointError(CheckpointError, code="incomplete_checkpoint"):
     """A file or tensor is missing."""
 
-    code = "incomplete_checkpoint"
 
-
-class CorruptCheckpointError(CheckpointError):
+class CorruptCheckpointError(CheckpointError, code="corrupt_checkpoint"):
     """Truncated or tampered with."""
 
-    code = "corrupt_checkpoint"
 
-
-class CacheError(CheckpointError):
+class CacheError(CheckpointError, code="cache_not_writable"):
     """The cache folder cannot be written: permissions, a full disk, or a file in its place."""
 
-    code = "cache_not_writable"
 
-
-class DecodeError(TickertapeError):
+class DecodeError(TickertapeError, code="decode_failed"):
     """A window could not be decoded, through no fault of the caller."""
 
-    code = "decode_failed"
 
-
-class EngineError(DecodeError):
+class EngineError(DecodeError, code="engine_failed"):
     """The engine raised."""
 
-    code = "engine_failed"
+    @classmethod
+    def of(cls, error: BaseException, what: str = "The engine failed") -> EngineError:
+        """Wrap any other exception; its type is the only detail that cannot repeat the caller's data."""
+        wrapped = cls(f"{what}: {type(error).__name__}.")
+        wrapped.__cause__ = error
+        return wrapped
 
 
-class HarmfulAudioError(DecodeError):
+class HarmfulAudioError(DecodeError, code="harmful_audio", status=400):
     """Two engines or audio decoders died of the recording, or it kept one of them for too long."""
 
-    code = "harmful_audio"
-    status = 400
 
-
-class OverloadedError(DecodeError):
-    """No room: `OverloadedError(message, retry_after)`, the seconds after which to try again."""
-
-    code = "overloaded"
-    status = 503
+class OverloadedError(DecodeError, code="overloaded", status=503):
+    """No capacity left: `OverloadedError(message, retry_after)`, the seconds after which to try again."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after)
         self.retry_after = retry_after
 
 
-class DeadlineExceededError(DecodeError):
-    """Nobody waits for the answer any more."""
-
-    code = "deadline_exceeded"
-    status = 504
+class DeadlineExceededError(DecodeError, code="deadline_exceeded", status=504):
+    """The deadline passed before the result."""
 
 
-class ShuttingDownError(DecodeError):
+class ShuttingDownError(DecodeError, code="shutting_down", status=503):
     """The service is draining."""
-
-    code = "shutting_down"
-    status = 503

@@ -1,10 +1,10 @@
 """A recording becomes a stream of segments, over any backend.
 
-    async for update in transcribe(audio, backend, options, detect=detector.detect):
+    async for update in transcribe(audio, backend, options, detect=detector.stream):
         show(update.segments)
     transcript = update.transcript
 
-Windows are decoded many at a time and come back in order. Closing the iterator cancels what is still waiting.
+Windows are decoded many at a time and come back in order. Closing the iterator cancels the windows under way.
 """
 
 from __future__ import annotations
@@ -13,36 +13,23 @@ import asyncio
 import contextlib
 import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 
 from tickertape.audio import chunking
 from tickertape.errors import OptionError
 from tickertape.transcripts.assembler import Assembler
-from tickertape.types import (
-    Audio,
-    Backend,
-    Decoded,
-    ModelInfo,
-    Notice,
-    Options,
-    Samples,
-    Segment,
-    Span,
-    Transcript,
-    Window,
-)
+from tickertape.types import Audio, Backend, Decoded, Detect, ModelInfo, Notice, Options, Segment, Transcript, Window
 
-IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine never waits for us
-SURE = 0.5  # a language detected with at least this probability holds for the whole recording
-NO_SPEECH = Notice("no_speech", "Nobody was heard to speak in the recording.")
-
-Detect = Callable[[Samples], Iterable[Span]]
+IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine is never idle
+LANGUAGE_THRESHOLD = 0.5  # a language detected with at least this probability holds for the whole recording
+MAX_BEAMS = 10
+NO_SPEECH = Notice("no_speech", "No speech was detected in the recording.")
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """News of a transcription: segments that are now final, and how far it has come.
+    """Progress of a transcription, with the segments that are now final.
 
     `done` and `total` count samples of all channels. The last update carries the `transcript`.
     """
@@ -66,13 +53,13 @@ class Model:
         """Raise `OptionError` if the checkpoint cannot honour the options."""
         if options.language is not None and options.language not in self.info.languages:
             known = ", ".join(self.info.languages[:8]) + (", ..." if len(self.info.languages) > 8 else "")
-            raise OptionError(
-                f"This model does not know that language; it knows {known}.", "language", "invalid_language"
-            )
+            raise OptionError(f"The model does not support this language; use {known}.", "language", "invalid_language")
         if options.task == "translate" and not self.info.translates:
             raise OptionError("An English-only model cannot translate.", "task", "invalid_task")
         if not options.temperatures:
             raise OptionError("At least one temperature is needed.", "temperature", "invalid_temperature")
+        if not 1 <= options.beam_size <= MAX_BEAMS:
+            raise OptionError(f"beam_size must be from 1 to {MAX_BEAMS}.", "beam_size", "invalid_beam_size")
 
     def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncGenerator[Update, None]:
         """Transcribe a recording; see `transcribe`. `vad=False` takes plain 30 s windows with overlap."""
@@ -82,26 +69,19 @@ class Model:
 
 
 async def transcribe(
-    audio: Audio,
-    backend: Backend,
-    options: Options,
-    *,
-    detect: Detect | None = None,
-    trimmed: bool = False,
-    in_flight: int = IN_FLIGHT,
+    audio: Audio, backend: Backend, options: Options, *, detect: Detect | None = None, trimmed: bool = False
 ) -> AsyncGenerator[Update, None]:
     """Transcribe a recording; see the module's example.
 
-    `detect` finds speech (None: plain 30 s windows with overlap). `trimmed` says that the checkpoint was trained on
-    short windows, so that pauses need not be filled. Raises `DecodeError` if a window cannot be decoded.
+    `detect` finds speech (None: plain 30 s windows with overlap). `trimmed`: the checkpoint was trained on short
+    windows, so pauses need not be filled. Raises `DecodeError` if a window cannot be decoded.
     """
     channels = audio.samples.shape[0]
     assembler = Assembler(duration=audio.length, channels=channels, task=options.task, notices=audio.notices)
     total = audio.length * channels
     ends = [0] * channels  # in each channel everything before the end of its last window is done
-    async with contextlib.aclosing(
-        _decode_in_order(plan(audio, detect, trimmed=trimmed), backend, options, in_flight)
-    ) as results:
+    windows = plan(audio, detect, trimmed=trimmed)
+    async with contextlib.aclosing(_decode_in_order(windows, backend, options)) as results:
         async for window, decoded in results:
             ends[window.channel] = window.end
             yield Update(assembler.add(window, decoded), sum(ends), total, decoded)
@@ -113,32 +93,31 @@ async def transcribe(
 
 
 def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Iterator[Window]:
-    """The windows of a recording by start time, channels interleaved; found as they are asked for."""
-
-    def of(channel: int, samples: Samples) -> Iterator[Window]:
-        if detect is None:
-            return chunking.plain(samples, channel=channel)
-        return chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
-
-    channels = [of(channel, samples) for channel, samples in enumerate(audio.samples)]
+    """The windows of a recording by start time, channels interleaved; each is computed on demand."""
+    channels = [
+        chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
+        if detect
+        else chunking.plain(samples, channel=channel)
+        for channel, samples in enumerate(audio.samples)
+    ]
     return heapq.merge(*channels, key=lambda window: (window.start, window.channel))
 
 
 async def _decode_in_order(
-    planned: Iterator[Window], backend: Backend, options: Options, in_flight: int
+    windows: Iterator[Window], backend: Backend, options: Options
 ) -> AsyncGenerator[tuple[Window, Decoded], None]:
-    """Results in the order of the windows, at most `in_flight` of them under way."""
-    if options.language is None and (first := await _next(planned)) is not None:
+    """Results in the order of the windows, at most `IN_FLIGHT` of them under way."""
+    if options.language is None and (first := await _next(windows)) is not None:
         decoded = await backend.decode(first, options)
-        if decoded.language_probability >= SURE:
+        if decoded.language_probability >= LANGUAGE_THRESHOLD:
             options = replace(options, language=decoded.language)
         yield first, decoded
     running: deque[tuple[Window, asyncio.Future[Decoded]]] = deque()
     more = True
     try:
         while more or running:
-            while more and len(running) < in_flight and not (running and running[0][1].done()):
-                window = await _next(planned)
+            while more and len(running) < IN_FLIGHT and not (running and running[0][1].done()):
+                window = await _next(windows)
                 more = window is not None
                 if window is not None:
                     running.append((window, asyncio.ensure_future(backend.decode(window, options))))
@@ -153,6 +132,6 @@ async def _decode_in_order(
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
-async def _next(planned: Iterator[Window]) -> Window | None:
-    """Find the next window, off the event loop: speech detection is work."""
-    return await asyncio.to_thread(next, planned, None)
+async def _next(windows: Iterator[Window]) -> Window | None:
+    """Compute the next window off the event loop, because speech detection takes long."""
+    return await asyncio.to_thread(next, windows, None)

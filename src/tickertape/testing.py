@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tickertape.engine.batching import LocalBackend
 from tickertape.errors import DecodeError
@@ -37,13 +37,13 @@ class FakeEngine:
     failure: Exception | None = None  # a `DecodeError` is the outcome of each window; others are raised
     asked: list[Options] = field(default_factory=list)  # the options of every window, in order
     batches: list[list[int]] = field(default_factory=list)  # the windows of each call, by `Window.start`
-    begun: threading.Event = field(default_factory=threading.Event)  # set by the first call
+    started: threading.Event = field(default_factory=threading.Event)  # set by the first call
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """Decode each window to the text; see `types.Engine`."""
         self.asked += options
         self.batches.append([window.start for window in windows])
-        self.begun.set()
+        self.started.set()
         if self.gate is not None:
             self.gate.wait(GATE_SECONDS)
         if isinstance(self.failure, DecodeError):
@@ -76,14 +76,10 @@ def _segment(text: str, start: int, end: int, options: Options) -> Segment:
     texts = re.findall(r"\s*\S+", text)
     step = (end - start) // len(texts)
     words = [Word(word, start + i * step, start + (i + 1) * step, 0.5) for i, word in enumerate(texts)]
-    return Segment(
-        start_sample=start,
-        end_sample=end,
-        text=text,
-        tokens=tuple(range(len(texts))),
-        words=tuple(words) if options.word_timestamps else (),
-        language=options.language or "en",
-        avg_logprob=-0.25,
-        token_logprobs=(-0.125,) * len(texts) if options.logprobs else (),
-        token_bytes=tuple(word.encode() for word in texts) if options.logprobs else (),
-    )
+    segment = Segment(start, end, text, tuple(range(len(texts))), language=options.language or "en", avg_logprob=-0.25)
+    if options.word_timestamps:
+        segment = replace(segment, words=tuple(words))
+    if options.logprobs:
+        logprobs, spelled = (-0.125,) * len(texts), tuple(word.encode() for word in texts)
+        segment = replace(segment, token_logprobs=logprobs, token_bytes=spelled)
+    return segment

@@ -16,16 +16,15 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from tickertape.engine.batching import BATCH, LocalBackend
 from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
 from tickertape.errors import EngineError, OptionError, TickertapeError
-from tickertape.pipeline import IN_FLIGHT, Detect, Model, Update
+from tickertape.pipeline import IN_FLIGHT, Model, Update
 from tickertape.transcripts.languages import language_code
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Audio, Options, Priority, Reading, Segment, Task, Transcript
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tickertape.audio.reader import AudioSource
+    from tickertape.audio.vad import SpeechDetector
     from tickertape.checkpoints.prepare import Progress
 
 MAX_PENDING_SAMPLES = IN_FLIGHT * WINDOW_SAMPLES  # no recording is decoded while more than this is pending
@@ -116,11 +116,11 @@ def load(
         detector = pool.submit(_load_detector)
         engine = load_engine(demo_checkpoint() if model is None else model, options, progress=progress)
         backend = LocalBackend(engine, batch=batch)
-        loaded = Model(engine.info, backend, detector.result())
+        loaded = Model(engine.info, backend, detector.result().stream)
     return Transcriber(loaded, reasons=engine.reasons, close=backend.close)
 
 
-class Transcriber:
+class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
     """A loaded model in a thread of its own. Use it in a `with` statement, or call `close()`, to free the model.
 
     Recordings are given as a path, as bytes or as a binary file object.
@@ -141,12 +141,7 @@ class Transcriber:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tickertape", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Transcriber:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def transcribe(
@@ -163,8 +158,7 @@ class Transcriber:
         or English names. Raises `AudioError`, `OptionError` and `DecodeError`.
         """
         *_, last = self.updates(source, options, reading, **keywords)
-        if last.transcript is None:
-            raise EngineError("Transcription ended early.")
+        assert last.transcript is not None  # noqa: S101 - the last update has it
         return last.transcript
 
     def stream(
@@ -229,8 +223,8 @@ class Transcriber:
         if self._loop.is_closed():
             raise RuntimeError("the transcriber is closed")
         events: queue.SimpleQueue[tuple[int, Event] | None] = queue.SimpleQueue()
-        batch = _Batch(self.model, options, reading, lambda number, event: events.put((number, event)))
-        running: Future[None] = asyncio.run_coroutine_threadsafe(batch.run(sources), self._loop)
+        transcribing = _transcribe_all(self.model, sources, options, reading, events.put)
+        running = asyncio.run_coroutine_threadsafe(transcribing, self._loop)
         running.add_done_callback(lambda _: events.put(None))
         try:
             while (event := events.get()) is not None:
@@ -240,56 +234,51 @@ class Transcriber:
             running.cancel()
 
 
-class _Batch:
-    """Recordings that one model transcribes side by side: a few long ones, or many short ones."""
+async def _transcribe_all(
+    model: Model,
+    sources: Iterable[AudioSource],
+    options: Options,
+    reading: Reading,
+    report: Callable[[tuple[int, Event]], None],
+) -> None:
+    """Transcribe recordings side by side: a few long ones, or many short ones."""
+    pending: dict[int, int] = {}  # samples still to be transcribed, by recording
+    changed = asyncio.Event()
 
-    def __init__(self, model: Model, options: Options, reading: Reading, report: Callable[[int, Event], None]) -> None:
-        self._model, self._options, self._reading, self._report = model, options, reading, report
-        self._pending: dict[int, int] = {}  # samples still to be transcribed, by recording
-        self._changed = asyncio.Event()
-
-    async def run(self, sources: Iterable[AudioSource]) -> None:
-        """Start one recording after another while little is pending; return when all are done."""
-        tasks: list[asyncio.Task[None]] = []
+    async def transcribe(number: int, audio: Audio) -> None:
         try:
-            for number, source in enumerate(sources):
-                while len(self._pending) >= IN_FLIGHT or sum(self._pending.values()) >= MAX_PENDING_SAMPLES:
-                    self._changed.clear()
-                    await self._changed.wait()
-                audio = await self._read(number, source)
-                if audio is not None:
-                    self._pending[number] = audio.samples.size
-                    tasks.append(asyncio.create_task(self._transcribe(number, audio)))
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _read(self, number: int, source: AudioSource) -> Audio | None:
-        """Decode a recording; None after an error, which is reported."""
-        try:
-            return await asyncio.to_thread(_decode, source, self._reading)
+            async for update in model.transcribe(audio, options, vad=reading.vad):
+                pending[number] = update.total - update.done
+                changed.set()
+                report((number, update))
         except Exception as error:  # noqa: BLE001 - one bad recording must not stop the others
-            self._report(number, _as_own_error(error))
-            return None
-
-    async def _transcribe(self, number: int, audio: Audio) -> None:
-        """Transcribe a recording and report its progress."""
-        self._report(number, Started(audio.length, len(audio.samples)))
-        try:
-            async for update in self._model.transcribe(audio, self._options, vad=self._reading.vad):
-                self._pending[number] = update.total - update.done
-                self._changed.set()
-                self._report(number, update)
-        except Exception as error:  # noqa: BLE001 - one bad recording must not stop the others
-            self._report(number, _as_own_error(error))
+            report((number, _as_own_error(error)))
         finally:
-            self._pending.pop(number, None)
-            self._changed.set()
+            del pending[number]
+            changed.set()
+
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for number, source in enumerate(sources):
+            while len(pending) >= IN_FLIGHT or sum(pending.values()) >= MAX_PENDING_SAMPLES:
+                changed.clear()
+                await changed.wait()
+            try:
+                audio = await asyncio.to_thread(_decode, source, reading)
+            except Exception as error:  # noqa: BLE001 - as above
+                report((number, _as_own_error(error)))
+                continue
+            pending[number] = audio.samples.size
+            report((number, Started(audio.length, len(audio.samples))))
+            tasks.append(asyncio.create_task(transcribe(number, audio)))
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _load_detector() -> Detect:
+def _load_detector() -> SpeechDetector:
     """Load the speech detector while the model loads, and import what the first window needs."""
     import numpy as np
 
@@ -299,7 +288,7 @@ def _load_detector() -> Detect:
 
     detector = SpeechDetector()
     log_mel(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE, n_mels=80)  # imports the Fourier transform
-    return detector.stream
+    return detector
 
 
 def _decode(source: AudioSource, reading: Reading) -> Audio:
@@ -323,8 +312,4 @@ def _merge(options: Options, reading: Reading, keywords: dict[str, Any]) -> tupl
 
 def _as_own_error(error: Exception) -> TickertapeError:
     """The error itself if it is Tickertape's, else an `EngineError` caused by it."""
-    if isinstance(error, TickertapeError):
-        return error
-    failed = EngineError(f"Transcription failed: {type(error).__name__}.")
-    failed.__cause__ = error
-    return failed
+    return error if isinstance(error, TickertapeError) else EngineError.of(error, "Transcription failed")

@@ -1,15 +1,14 @@
 """The values that flow through Tickertape, and its two seams.
 
 Times are integer samples at 16 kHz; the properties `start`, `end` and `duration` of results are seconds. Formats round
-samples to milliseconds once, at the end.
-Every value is frozen and picklable, because windows and results cross process borders on a Ray cluster.
+samples to milliseconds once, at the end. Values are frozen and picklable, to cross process borders on a Ray cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +40,12 @@ class Span:
         return self.end - self.start
 
 
+Detect: TypeAlias = Callable[[Samples], Iterable[Span]]  # where speech is
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the caller should know about an answer that succeeded, such as a damaged frame.
-
-    `code` is stable and documented (`corrupt_frames`, `audio_truncated` ...); `message` is for people.
-    """
+    """A warning about a transcript, such as a damaged frame: a stable code (`corrupt_frames`) and a message."""
 
     code: str
     message: str
@@ -54,7 +53,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
-    """A decoded recording: float32 samples of shape [channels, n] at 16 kHz, finite, and what was odd about it."""
+    """A decoded recording: finite float32 samples of shape [channels, n] at 16 kHz, and notices."""
 
     samples: Samples
     notices: tuple[Notice, ...] = ()
@@ -72,18 +71,13 @@ class Audio:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """A piece of one channel, at most 30 s, that the model hears at once.
+    """A piece of one channel, at most 30 s, that is decoded at once."""
 
-    `samples` has shape [n]. `start` is where its first sample lies in the recording. `overlap` says how many of its
-    leading samples the previous window of the same channel already held: `assemble` merges their words. `tail` says
-    how many of its trailing samples the next one will hold too: without, its text is final as soon as it is decoded.
-    """
-
-    samples: Samples
-    start: int = 0
+    samples: Samples  # shape [n]
+    start: int = 0  # of the first sample in the recording
     channel: int = 0
-    overlap: int = 0
-    tail: int = 0
+    overlap: int = 0  # leading samples that the previous window of the channel holds too; `Assembler` merges the words
+    tail: int = 0  # trailing samples that the next window holds too; 0: the text is final once decoded
 
     @property
     def length(self) -> int:
@@ -98,19 +92,17 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one window is decoded. Defaults are the original decoder's; `engine` validates them against the model."""
+    """How one window is decoded. Defaults are openai/whisper's; `Model.check` validates them against the model."""
 
-    # what is asked for
     language: str | None = None  # ISO 639-1 code; None: detect it in each window
     task: Task = "transcribe"
     prompt: str | None = None  # earlier text or spelling hints; never part of the output
     hotwords: str | None = None  # words to expect, given to the model as a prompt
-    timestamps: bool = True  # segment times from timestamp tokens; without, one segment per window
+    timestamps: bool = True  # segment times from timestamp tokens; False: one segment per window
     word_timestamps: bool = False
     logprobs: bool = False  # fill `Segment.token_logprobs` and `token_bytes`
 
-    # how the tokens are chosen
-    beam_size: int = 1
+    beam_size: int = 1  # 1 to 10; 1 is greedy
     temperatures: tuple[float, ...] = FALLBACK_TEMPERATURES  # tried in turn until the checks below pass
     max_new_tokens: int | None = None  # None: as many as the model's text context allows
 
@@ -119,9 +111,9 @@ class Options:
     logprob_threshold: float | None = -1.0  # below: the model is guessing
     no_speech_threshold: float | None = 0.6  # above, with a low log probability: silence
 
-    # scheduling, which the engine itself ignores
+    # for the scheduler; the engine ignores them
     priority: Priority = "interactive"
-    deadline: float | None = None  # Unix time after which nobody waits for the answer
+    deadline: float | None = None  # Unix time after which the window is dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +127,8 @@ class Reading:
     max_seconds: float | None = None  # longest recording accepted; None: the default of `audio.limits.Limits`
 
 
-class _Timed:
-    """Times in seconds of something that is stored in samples."""
+class _Interval:
+    """A stretch of time that is stored in samples."""
 
     __slots__ = ()
     start_sample: int
@@ -154,8 +146,8 @@ class _Timed:
 
 
 @dataclass(frozen=True, slots=True)
-class Word(_Timed):
-    """A word as spoken, with its punctuation and its leading space, if it has one. `start` and `end` are seconds."""
+class Word(_Interval):
+    """A word with its punctuation and its leading space, if it has one. `start` and `end` are seconds."""
 
     text: str
     start_sample: int
@@ -164,11 +156,10 @@ class Word(_Timed):
 
 
 @dataclass(frozen=True, slots=True)
-class Segment(_Timed):
+class Segment(_Interval):
     """A phrase: the text between two timestamps of the model, or a whole window without timestamps.
 
-    Times count from the start of the window in `Decoded`, and of the recording in `Transcript`. `start` and `end` are
-    seconds.
+    Times count from the start of the window in `Decoded`, else of the recording. `start` and `end` are seconds.
     """
 
     start_sample: int
@@ -182,13 +173,13 @@ class Segment(_Timed):
     avg_logprob: float = 0.0
     compression_ratio: float = 1.0
     no_speech_prob: float = 0.0
-    token_logprobs: tuple[float, ...] = ()  # one per token, if `Options.logprobs` asked for them
-    token_bytes: tuple[bytes, ...] = ()  # likewise: UTF-8, which one token may hold only a part of
+    token_logprobs: tuple[float, ...] = ()  # one per token, if `Options.logprobs` is set
+    token_bytes: tuple[bytes, ...] = ()  # likewise: UTF-8; a character may be divided among tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What the engine made of one window. Empty `segments` mean silence."""
+    """The engine's result for one window. Empty `segments` mean silence."""
 
     segments: tuple[Segment, ...]
     language: str = "en"
@@ -215,8 +206,8 @@ class Transcript:
     language: str
     samples: int  # per channel
     task: Task = "transcribe"
-    notices: tuple[Notice, ...] = field(default=())
-    channels: int = 1  # above 1: each channel was heard on its own, and segments say which
+    notices: tuple[Notice, ...] = ()
+    channels: int = 1  # above 1: each channel was transcribed on its own; see `Segment.channel`
 
     @property
     def duration(self) -> float:
@@ -225,13 +216,13 @@ class Transcript:
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """Every word in order; empty unless word timestamps were asked for."""
+        """Every word in order; empty unless `Options.word_timestamps` is set."""
         return tuple(word for segment in self.segments for word in segment.words)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts about a checkpoint, wherever its engine runs."""
+    """Facts about a checkpoint."""
 
     name: str
     trimmed: bool = False  # trained on windows of any length
@@ -241,34 +232,27 @@ class ModelInfo:
 
 
 class Engine(Protocol):
-    """Synchronous, a batch at a time: the model in this process, or a fake."""
+    """Synchronous, takes a batch: the model in this process, or a fake."""
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
-        """Decode each window under its own options; an outcome per window, in order, whatever the neighbours do."""
+        """Decode each window under its own options. An outcome per window, in order; a failure affects no other."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Retry:
-    """A window whose text failed the checks. Pass it to `decode_once`, in place of the window, to try it again."""
+    """A window whose text failed the checks.
+
+    An engine may have a method `decode_once`: `decode` with one temperature a call. It returns a `Retry` for a window
+    that needs another, and takes it in place of the window. The caller may decode other windows in between.
+    """
 
     state: object  # the engine's own
 
 
-@runtime_checkable
-class RetryingEngine(Engine, Protocol):
-    """An engine that can return after one pass, so that its caller may decode other windows before the retries."""
-
-    def decode_once(
-        self, windows: Sequence[Window | Retry], options: Sequence[Options]
-    ) -> list[Decoded | DecodeError | Retry]:
-        """Like `decode`, with one temperature a call: a window that needs another one is returned as a `Retry`."""
-        ...
-
-
 class Backend(Protocol):
-    """Asynchronous, one window: whoever schedules, a thread here or Ray there."""
+    """Asynchronous, takes one window: `LocalBackend` or a Ray cluster schedules it."""
 
     async def decode(self, window: Window, options: Options) -> Decoded:
-        """Decode one window; cancelling the call drops the window if it has not begun. Raises `DecodeError`."""
+        """Decode one window; cancelling drops it unless decoding has started. Raises `DecodeError`."""
         ...

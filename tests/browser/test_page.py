@@ -206,7 +206,7 @@ def test_silence_is_told(page: Page, tmp_path: Path) -> None:
     page.until(lambda: page.at("status").text == "No speech was found in this recording.")
     assert [] == page.rows()
     assert not any(page.at(name).is_displayed() for name in ("take", "table", "error", "stop"))
-    assert "Nobody was heard to speak in the recording." == page.at("notices").text
+    assert "No speech was detected in the recording." == page.at("notices").text
 
 
 def test_text_appears_while_later_windows_wait(page: Page, prompter: Prompter, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickertape.engine.batching import LocalBackend, decode_once
+from tickertape.engine.batching import LocalBackend
 from tickertape.engine.scheduling import DELAY_PER_AUDIO_SECOND, PRIORITY_DELAY
 from tickertape.errors import DeadlineExceededError, DecodeError, EngineError, ShuttingDownError
 from tickertape.testing import FakeEngine
@@ -51,7 +51,7 @@ class BrokenEngine(HeldEngine):
 async def busy(backend: LocalBackend, engine: HeldEngine) -> asyncio.Future[Decoded]:
     """Occupy the engine with a window numbered -1."""
     first = asyncio.ensure_future(backend.decode(window(-1), URGENT))
-    await asyncio.to_thread(engine.begun.wait, 10)
+    await asyncio.to_thread(engine.started.wait, 10)
     return first
 
 
@@ -154,7 +154,7 @@ async def test_a_caller_that_leaves_a_running_window_harms_nobody() -> None:
     engine = HeldEngine()
     backend = LocalBackend(engine)
     leaving, staying = await queued(backend, (window(1), URGENT), (window(2), URGENT))
-    await asyncio.to_thread(engine.begun.wait, 10)
+    await asyncio.to_thread(engine.started.wait, 10)
     leaving.cancel()
     engine.gate.set()
     assert "2" == (await staying).text
@@ -314,13 +314,6 @@ async def test_a_retry_is_dropped_when_its_caller_leaves() -> None:
     assert [[-1], [1, 2]] == engine.batches[:2]
     assert 2 == len(engine.batches)
     await backend.close()
-
-
-def test_an_engine_without_retries_gets_none() -> None:
-    """`decode_once` is the engine's own method, or its `decode`."""
-    plain, retrying = HeldEngine(), FallbackEngine()
-    assert plain.decode == decode_once(plain)
-    assert retrying.decode_once == decode_once(retrying)
 
 
 async def test_closing_finishes_what_was_accepted() -> None:

@@ -27,12 +27,11 @@ from tests.support.logs import LOG
 from tests.support.waiting import wait_until, wait_until_async
 from tickertape.audio.limits import Limits
 from tickertape.errors import DecodeError, EngineError
-from tickertape.pipeline import Detect
 from tickertape.server import health, sse, transcription
 from tickertape.server.app import create_app
 from tickertape.server.auth import CONCURRENT, PER_MINUTE, add_key, remove_key
 from tickertape.server.params import CODES
-from tickertape.types import FALLBACK_TEMPERATURES, Samples, Span
+from tickertape.types import FALLBACK_TEMPERATURES, Detect, Samples, Span
 
 # -- what a good request gets --------------------------------------------------------------------------------------
 
@@ -619,7 +618,7 @@ async def test_concurrent_requests_of_a_key_are_capped(locked: tuple[ApiClient, 
     api.engine.gate = threading.Event()
     headers = {"authorization": f"Bearer {secret}"}
     first = asyncio.create_task(api.ask(headers=headers))
-    await asyncio.to_thread(api.engine.begun.wait, 300)
+    await asyncio.to_thread(api.engine.started.wait, 300)
     second = await api.ask(headers=headers)
     api.engine.gate.set()
     assert (429, "rate_limit_exceeded", None) == refusal(second)
@@ -635,7 +634,7 @@ async def test_overload_is_answered_at_once_with_a_time_to_retry() -> None:
     api.engine.gate = threading.Event()
     async with api.client:
         accepted = [asyncio.create_task(api.ask()) for _ in range(2)]
-        await asyncio.to_thread(api.engine.begun.wait, 300)
+        await asyncio.to_thread(api.engine.started.wait, 300)
         await wait_until_async(lambda: api.app.state.service.admission.in_flight <= 2)  # both are measured: 1 s each
         long = await api.ask(file=("a.wav", wav(59.0, rate=8000), "audio/wav"))
         api.engine.gate.set()
@@ -871,9 +870,9 @@ async def test_clients_that_leave_give_back_what_they_reserved(stream: bytes) ->
         await leave(api, whole, when=partial(answered.wait, 5))  # sending the answer fails before
         answered.set()
         assert (0, 0, 0.0) == state(api)
-        api.engine.begun.clear()
+        api.engine.started.clear()
         api.engine.gate = threading.Event()
-        pairs = [leave(api, whole, when=api.engine.begun.wait), leave(api, whole, when=api.engine.begun.wait)]
+        pairs = [leave(api, whole, when=api.engine.started.wait), leave(api, whole, when=api.engine.started.wait)]
         await asyncio.gather(*pairs)
         assert (0, 0, 0.0) == state(api)
         api.engine.gate.set()
@@ -906,7 +905,7 @@ async def test_draining_refuses_new_work_and_finishes_the_old() -> None:
     api.engine.gate = threading.Event()
     async with api.client:
         accepted = asyncio.create_task(api.ask())
-        await asyncio.to_thread(api.engine.begun.wait, 300)
+        await asyncio.to_thread(api.engine.started.wait, 300)
         draining = asyncio.create_task(api.app.state.service.drain(30))
         await asyncio.sleep(0)
         ready, late = await api.client.get("/readyz"), await api.ask()
@@ -925,7 +924,7 @@ async def test_what_outlasts_the_grace_is_told() -> None:
     service = api.app.state.service
     async with api.client:
         accepted = asyncio.create_task(api.ask())
-        await asyncio.to_thread(api.engine.begun.wait, 300)
+        await asyncio.to_thread(api.engine.started.wait, 300)
         assert not await service.drain(0.01)
         answer = await accepted
         api.engine.gate.set()

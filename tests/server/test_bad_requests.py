@@ -398,7 +398,7 @@ async def test_row_66_work_is_not_idleness() -> None:
         writer.write(raw_request(body)[: -len(body)] + body[:5000])
         await asyncio.sleep(5)
         writer.write(body[5000:])
-        await asyncio.to_thread(server.engine.begun.wait, TIMEOUT)
+        await asyncio.to_thread(server.engine.started.wait, TIMEOUT)
         await asyncio.sleep(5)
         server.engine.gate.set()
         assert 200 == status(await ended((reader, writer)))

@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_stops_the_engine(server: RunningServer, stre
     server.engine.gate = threading.Event()
     _, writer = await server.connect()
     writer.write(raw_request(raw_form(wav(500.0, rate=1000 * 8)[: 2**20 - 1000], stream=stream, vad="false")))
-    await asyncio.to_thread(server.engine.begun.wait, TIMEOUT)
+    await asyncio.to_thread(server.engine.started.wait, TIMEOUT)
     writer.transport.abort()
     assert "client_closed_request" == (await server.logged(499))["code"]
     server.engine.gate.set()
@@ -224,7 +224,7 @@ def test_shutting_down_the_server_waits_for_requests() -> None:
 
         asking = threading.Thread(target=ask)
         asking.start()
-        server.engine.begun.wait(TIMEOUT)
+        server.engine.started.wait(TIMEOUT)
         server.serving.server.should_exit = True
         time.sleep(0.2)
         server.engine.gate.set()

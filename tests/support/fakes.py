@@ -16,10 +16,10 @@ import uvicorn
 from tests.support.waiting import wait_until
 from tickertape.audio.worker_pool import Decoders
 from tickertape.engine.batching import LocalBackend
-from tickertape.pipeline import Detect, Model
+from tickertape.pipeline import Model
 from tickertape.server.http_protocol import HTTPProtocol
 from tickertape.testing import TEXT, FakeEngine
-from tickertape.types import SAMPLE_RATE, ModelInfo
+from tickertape.types import SAMPLE_RATE, Detect, ModelInfo
 
 WORDS = tuple(TEXT.split())
 

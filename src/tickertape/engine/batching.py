@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tickertape.engine.scheduling import DueQueue, deadline_error, due_time
 from tickertape.errors import DecodeError, EngineError, ShuttingDownError
-from tickertape.types import Decoded, Engine, Options, Retry, RetryingEngine, Window
+from tickertape.types import Decoded, Engine, Options, Retry, Window
 
 BATCH = 8  # windows: beyond that the decoder gains little on two cores (benchmarks/)
 Outcome: TypeAlias = "Decoded | DecodeError | Retry"
@@ -56,7 +56,7 @@ class LocalBackend:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`watch()` is entered around every call of the engine, in the engine's thread."""
-        self._decode = decode_once(engine)
+        self._decode: Any = getattr(engine, "decode_once", engine.decode)
         self._batch = batch
         self._watch = watch
         self._clock = clock
@@ -124,9 +124,7 @@ class LocalBackend:
         except DecodeError as error:
             return [error] * len(batch)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything, and every caller needs an answer
-            failed = EngineError(f"The engine failed: {type(error).__name__}.")
-            failed.__cause__ = error
-            return [failed] * len(batch)
+            return [EngineError.of(error)] * len(batch)
 
     def _call(self, windows: list[Window | Retry], options: list[Options]) -> list[Outcome]:
         """Call the engine and check that it answered each window with a value of the right type."""
@@ -151,13 +149,6 @@ class LocalBackend:
             queued.result.set_exception(outcome)
         else:
             queued.result.set_result(replace(outcome, queue_seconds=queued.queue_seconds))
-
-
-def decode_once(engine: Engine) -> Callable[[Sequence[Window | Retry], Sequence[Options]], Sequence[Outcome]]:
-    """The engine's `decode_once` if it can hand retries back, else its `decode`."""
-    if isinstance(engine, RetryingEngine):
-        return engine.decode_once
-    return engine.decode  # type: ignore[return-value] # it returns no retry, so it gets none
 
 
 def _checked(outcome: object) -> Outcome:

@@ -181,7 +181,7 @@ class WhisperEngine:
     def decode_once(
         self, windows: Sequence[Window | Retry], options: Sequence[Options]
     ) -> list[Decoded | DecodeError | Retry]:
-        """Try each window's next temperature; see `types.RetryingEngine`."""
+        """Try each window's next temperature; see `types.Retry`."""
         states = [self._state(window, wanted) for window, wanted in zip(windows, options, strict=True)]
         outcomes: dict[int, Decoded | DecodeError | Retry] = {}
         for group in _grouped(states, lambda state: state.length).values():
@@ -198,9 +198,7 @@ class WhisperEngine:
                 [state for state in done if state.options.word_timestamps or state.options.logprobs], decoded
             )
         except (RuntimeError, ValueError, LookupError, TickertapeError) as error:
-            failed = EngineError(f"The engine failed: {type(error).__name__}.")
-            failed.__cause__ = error
-            return dict.fromkeys(map(id, group), failed)
+            return dict.fromkeys(map(id, group), EngineError.of(error))
         return {id(state): Retry(state) for state in group if state.needs_retry} | decoded
 
     def _state(self, window: Window | Retry, options: Options) -> _State:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine, prepare_model
 from tickertape.errors import OptionError
-from tickertape.pipeline import Detect
-from tickertape.types import Engine, ModelInfo
+from tickertape.types import Detect, Engine, ModelInfo
 
 if TYPE_CHECKING:
     from tickertape.server.settings import Settings

@@ -29,7 +29,7 @@ WORD_TIME_ERROR = SAMPLE_RATE // 2  # samples; equal words at most this far apar
 MAX_WORDS_PER_SECOND = 6  # slightly more than people say
 MAX_CHARACTERS_PER_SECOND = 12  # in languages written without spaces
 
-_Timed = TypeVar("_Timed", Segment, Word)
+SegmentOrWord = TypeVar("SegmentOrWord", Segment, Word)
 _Cut: TypeAlias = "tuple[int, int]"  # how many units to keep of the first window, and to skip of the second
 
 
@@ -111,7 +111,7 @@ def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
     """The window's segments with text, their times moved into the recording and limited to window and recording."""
     latest = min(window.end, duration)
 
-    def place(timed: _Timed) -> _Timed:
+    def place(timed: SegmentOrWord) -> SegmentOrWord:
         start, end = (
             min(max(window.start + at, window.start), latest) for at in (timed.start_sample, timed.end_sample)
         )

@@ -494,7 +494,7 @@ def test_a_disconnect_stops_the_transcription() -> None:
     with Serving(app) as url, opening(gate), httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         events = submit(client, wav(1200, rate=8000), language="de")
         next(events)
-        assert page.engine.begun.wait(TIMEOUT)
+        assert page.engine.started.wait(TIMEOUT)
         events.close()
         wait_until(lambda: not app.state.service.requests.active)
         gate.set()
@@ -513,7 +513,7 @@ def test_a_queued_transcription_stops_at_a_disconnect() -> None:
     with Serving(app) as url, opening(gate), httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         first = submit(client, wav(), language="de", session="first")
         next(first)
-        assert page.engine.begun.wait(TIMEOUT)
+        assert page.engine.started.wait(TIMEOUT)
         second = submit(client, wav(60, rate=8000), language="fr", session="second")
         next(second)
         wait_until(lambda: app.state.service.requests.active == 2)
