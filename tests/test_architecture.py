@@ -40,7 +40,7 @@ BUDGET = {
     "engine": 1287,
     "server": 4180,
     "cluster": 985,
-    "deploy": 540,
+    "deploy": 495,
     "cli": 1410,
     "": 1017,
 }
