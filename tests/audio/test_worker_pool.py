@@ -251,7 +251,7 @@ async def test_a_decoder_that_cannot_start_is_a_503() -> None:
 async def test_it_is_a_400_over_http_and_others_get_their_text() -> None:
     """The sender of a harmful recording is told so; requests beside it are answered."""
     with opened(2) as told:
-        settings = Settings(body_limit=2**20, upload_room=2**24, max_audio_seconds=60)
+        settings = Settings(body_limit=2**20, max_audio_seconds=60)
         app = create_app({"demo": model()}, settings, decoders=told.decoders)
 
         async def ask(data: bytes) -> httpx.Response:

@@ -51,7 +51,7 @@ def slow_service(seconds: float, *flags: str) -> Iterator[tuple[Service, Path]]:
     """A service on Ray around the slow engine, and the folder in which its engines write."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         fixed = ["--engine", "tests.support.slow:engine", "--model", f"slow={seconds}:{folder}", "--no-page"]
-        with started(*fixed, "--cpus-per-replica", "1", *flags) as service:
+        with started(*fixed, "--threads", "1", *flags) as service:
             yield service, Path(folder)
 
 

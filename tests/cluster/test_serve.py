@@ -222,7 +222,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slow(folder: Path) -> Iterator[Service]:
     """Two replicas of an engine that takes 0.2 s a call, and the page."""
     flags = ["--engine", "tests.support.slow:engine", "--model", f"slow=0.2:{folder}", "--engine-replicas", "2"]
-    limits = ["--cpus-per-replica", "1", "--batch", "4", "--engine-timeout", "3", "--audio-seconds-in-flight", "100000"]
+    limits = ["--threads", "1", "--batch", "4", "--engine-timeout", "3", "--audio-seconds-in-flight", "100000"]
     with started(*flags, *limits) as running:
         yield running
 
@@ -337,7 +337,7 @@ async def test_what_nobody_waits_for_does_not_run(slow: Service, folder: Path) -
 def test_a_cluster_is_joined_and_left() -> None:
     """With `--address auto` the service runs on a Ray that is there already; it takes its applications along."""
     with ray_head(cpus=1) as head, tempfile.TemporaryDirectory(prefix="calls-") as folder:
-        flags = ["--engine", "tests.support.slow:engine", "--model", f"slow=0:{folder}", "--cpus-per-replica", "1"]
+        flags = ["--engine", "tests.support.slow:engine", "--model", f"slow=0:{folder}", "--threads", "1"]
         with started("--address", "auto", *flags, environment=head.environment) as service:
             recording = sound(701)
             assert expected_text(recording) == service.transcribe(recording, vad="false").json()["text"]

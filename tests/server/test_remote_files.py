@@ -411,7 +411,7 @@ async def test_errors_of_reserve_are_raised_unchanged(store: RemoteFiles) -> Non
 @asynccontextmanager
 async def api(store: RemoteFiles | None) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application with this `RemoteFiles`; at the end everything reserved must be released."""
-    settings = Settings(body_limit=2**14, upload_room=2**24, max_audio_seconds=60)
+    settings = Settings(body_limit=2**14, max_audio_seconds=60)
     app = create_app({"demo": model()}, settings, decoders=decoders())
     if store is not None:
         app.state.service.remote_files = store
@@ -502,6 +502,6 @@ def test_entries_of_the_allow_list_are_validated(entry: str) -> None:
 
 
 def test_the_allow_list_is_separated_by_commas() -> None:
-    """`object_hosts` is a list of hosts and buckets; `object_limit` is at least `body_limit`."""
+    """`object_hosts` is a list of hosts and buckets; a fetched file may have at least the size of an upload."""
     loaded = Settings.load(object_hosts="a.example, gs://calls").resolve()
-    assert (("a.example", "gs://calls"), True) == (loaded.object_hosts, loaded.object_limit >= loaded.body_limit)
+    assert (("a.example", "gs://calls"), True) == (loaded.object_hosts, loaded.fetch_limit >= loaded.body_limit)

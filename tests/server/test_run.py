@@ -176,9 +176,10 @@ async def crowded(server: RunningServer) -> None:
 
 
 @pytest.mark.slow
-async def test_uploads_wait_their_turn_when_memory_is_short() -> None:
+async def test_uploads_wait_their_turn_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """More uploads than fit in memory are read one after the other, and all are answered."""
-    with RunningServer(upload_room=60_000) as server:
+    monkeypatch.setattr(Settings, "upload_memory", 60_000)
+    with RunningServer() as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             posts = [client.post(URL, data={"model": "demo"}, files={"file": ("a.wav", wav())}) for _ in range(8)]
             assert [200] * 8 == [answer.status_code for answer in await asyncio.gather(*posts)]

@@ -16,6 +16,7 @@ from tests.support.waiting import TIMEOUT, wait_until_async
 from tickertape.errors import OverloadedError
 from tickertape.server import uploads
 from tickertape.server.errors import UploadTimeoutError
+from tickertape.server.settings import Settings
 from tickertape.server.uploads import MIN_RATE, Upload, UploadMemory, read_chunks
 
 MEBIBYTE = 2**20
@@ -65,7 +66,8 @@ async def test_senders_at_the_minimum_rate_are_read(pieces: list[tuple[float, in
 async def test_slow_clients_leave_the_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four clients that declare the largest upload and send one byte hold one byte each: another upload is answered."""
     monkeypatch.setattr(uploads, "BODY_TIMEOUT", TIMEOUT)
-    with RunningServer(upload_room=2 * MEBIBYTE) as server:
+    monkeypatch.setattr(Settings, "upload_memory", 2 * MEBIBYTE)
+    with RunningServer() as server:
         slow = [await server.connect() for _ in range(4)]
         for _, writer in slow:
             writer.write(raw_request(b"-", length=MEBIBYTE))

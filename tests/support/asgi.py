@@ -20,7 +20,7 @@ ENVELOPE = {"message", "type", "param", "code"}
 
 def small(**values: Any) -> Settings:
     """Settings with a body limit of 1 MiB, so that exceeding it is cheap."""
-    return Settings(**{"body_limit": 2**20, "upload_room": 2**24, "max_audio_seconds": 60, **values})
+    return Settings(**{"body_limit": 2**20, "max_audio_seconds": 60, **values})
 
 
 class ApiClient:

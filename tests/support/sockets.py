@@ -25,7 +25,7 @@ class RunningServer:
 
     def __init__(self, *, keep_alive: int = 10, **values: Any) -> None:
         self.engine = FakeEngine()
-        settings = Settings(**{"body_limit": 2**20, "upload_room": 2**24, "max_audio_seconds": 600, **values})
+        settings = Settings(**{"body_limit": 2**20, "max_audio_seconds": 600, **values})
         app = create_app({"demo": model("demo", self.engine)}, settings)
         self.service: Service = app.state.service
         self.serving = Serving(app, keep_alive=keep_alive)

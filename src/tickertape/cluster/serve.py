@@ -133,7 +133,7 @@ def _start(settings: Settings, models: int, folder: str) -> None:
     engines = models * settings.engine_replicas
     local_ray.start(
         namespace=API,
-        cpus=engines * settings.cpus_per_replica,
+        cpus=engines * settings.threads,
         gpus=engines * settings.gpus_per_replica,
         store=store_bytes(settings, models),
         folder=folder,
@@ -221,7 +221,7 @@ def _engine(name: str, source: str, settings: Settings) -> Any:
     engine = serve.deployment(
         name=engine_deployment(name),
         max_ongoing_requests=max_ongoing(settings),
-        ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+        ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus_per_replica},
         **HEALTH_CHECKS,
         graceful_shutdown_timeout_s=settings.grace_seconds,
         **replicas,

@@ -82,7 +82,7 @@ def _load_options(settings: Settings) -> LoadOptions:
     return LoadOptions(
         settings.device,
         settings.compute_type,
-        settings.precision,
+        "f32" if settings.compute_type == "float32" else "auto",
         settings.threads,
         settings.base or None,
         offline=settings.offline,
@@ -93,7 +93,7 @@ def open_detector(settings: Settings) -> Detect:
     """The speech detector that all models share."""
     from tickertape.audio.vad import SpeechDetector
 
-    return SpeechDetector(streams=settings.decode_threads).stream
+    return SpeechDetector(streams=settings.decode_processes).stream
 
 
 def _import_factory(path: str) -> Any:

@@ -34,13 +34,13 @@ class Service:
         self.metrics = Metrics()
         self.requests = RequestTracker()
         self.admission = Admission(settings.audio_seconds_in_flight)
-        self.uploads = UploadMemory(settings.upload_room, largest=settings.body_limit, timeout=BODY_TIMEOUT)
-        self.remote_files = RemoteFiles(settings.object_hosts, limit=settings.object_limit)
+        self.uploads = UploadMemory(settings.upload_memory, largest=settings.body_limit, timeout=BODY_TIMEOUT)
+        self.remote_files = RemoteFiles(settings.object_hosts, limit=settings.fetch_limit)
         self.keyring = Keyring(settings.keys_file)
         self.rate_limiter = RateLimiter()
         self.readiness = Readiness(self.models)
         timeout = DECODE_SECONDS + DECODE_SHARE * settings.max_audio_seconds
-        self.decoders = decoders or Decoders(settings.decode_threads, timeout=timeout)
+        self.decoders = decoders or Decoders(settings.decode_processes, timeout=timeout)
         self._owns_decoders = decoders is None
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -26,7 +26,6 @@ from pydantic_settings import (
 )
 
 from tickertape.engine import hardware
-from tickertape.engine.hardware import Detected
 from tickertape.errors import OptionError
 from tickertape.types import SAMPLE_RATE
 
@@ -57,7 +56,6 @@ class Settings(BaseSettings):
     """The settings of the service. `resolve` derives those that are 0 by default."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
-    _reasons: dict[str, str] = PrivateAttr(default_factory=dict)
 
     # what is served, and where
     host: str = Field("0.0.0.0", description="Address to bind. `127.0.0.1`: reachable from this machine only.")  # noqa: S104 - a container must be reachable; the reference says how to restrict it
@@ -75,17 +73,17 @@ class Settings(BaseSettings):
         0, ge=0, description="Maximum number of engine replicas per model under load, on a cluster. 0: no autoscaling."
     )
     api_replicas: int = Field(1, ge=1, description="Number of processes that handle requests and decode audio.")
-    cpus_per_replica: float = Field(
-        0, ge=0, description="Cores that Ray reserves for each engine replica. 0: as many as it has threads."
-    )
     gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine replica.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the models.")
-    compute_type: str = Field("auto", description="Number format of the decoder: `int8`, `float16`, ... or `auto`.")
-    precision: Literal["auto", "f32", "bf16"] = Field(
+    compute_type: str = Field(
         "auto",
-        description="Number format of the encoder on a CPU. `f32` is exact; `auto`: bf16 if the CPU supports it.",
+        description="Number format of the decoder: `int8`, `float16`, `float32` (with an exact encoder) or `auto`.",
     )
-    threads: int = Field(0, ge=0, description="Threads of each engine. 0: the cores divided by the number of engines.")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of each engine, and cores that Ray reserves for it. 0: the cores divided by the engines.",
+    )
     batch: int = Field(0, ge=0, description="Maximum number of windows in a batch. 0: four per thread, from 4 to 16.")
     engine: str = Field(
         "", description="Factory of another engine, `module:factory`. It gets a checkpoint's path and the settings."
@@ -104,9 +102,6 @@ class Settings(BaseSettings):
     object_hosts: Words = Field(
         (), description="Hosts, and buckets as `gs://name`, from which `file_url` may fetch. Empty: none."
     )
-    object_limit: int = Field(
-        0, ge=0, description="Maximum size in bytes of a file fetched from a URL. 0: derived like `body_limit`."
-    )
     max_audio_seconds: float = Field(
         0,
         ge=0,
@@ -116,15 +111,6 @@ class Settings(BaseSettings):
     request_timeout: float = Field(900, gt=0, description="Time limit of a request in seconds.")
 
     # limits of all requests together
-    upload_room: int = Field(
-        0, ge=0, description="Memory for all uploads in bytes. 0: 1/8 of the memory, at least two uploads."
-    )
-    decode_threads: int = Field(
-        0,
-        ge=0,
-        description="Number of audio decoding processes per API process. 0: one per core, as long as that many of the "
-        "longest recordings fit 1/4 of the memory.",
-    )
     audio_seconds_in_flight: float = Field(
         0,
         ge=0,
@@ -189,49 +175,42 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise _explain(error) from error
 
-    def resolve(self, cores: Detected | None = None, memory: Detected | None = None) -> Settings:
-        """The settings with derived values; `reasons` explains each.
+    def resolve(self, cores: int | None = None, memory: int | None = None) -> Settings:
+        """The settings with derived values in place of zeros.
 
         `cores` and `memory` (bytes) are by default those of this machine or container.
         """
-        found = derive(self, cores or hardware.cores(), memory or hardware.memory())
-        derived = {name: figure for name, figure in found.items() if not getattr(self, name)}
-        resolved = self.model_copy(update={name: value for name, (value, _) in derived.items()})
-        resolved._reasons = {**self._reasons, **{name: reason for name, (_, reason) in derived.items()}}
-        return resolved
+        cores, memory = cores or hardware.cores().value, memory or hardware.memory().value
+        threads = self.threads or max(1, cores // self.engine_replicas)
+        longest = self.max_audio_seconds or min(7200, max(600, memory // 8 // AUDIO_BYTES))
+        derived = {
+            "threads": threads,
+            "batch": min(16, max(4, 4 * threads)),
+            "body_limit": _largest_upload(memory),
+            "max_audio_seconds": longest,
+            "audio_seconds_in_flight": min(longest + 600 * cores, max(600, memory // 4 // AUDIO_BYTES)),
+        }
+        return self.model_copy(update={name: getattr(self, name) or value for name, value in derived.items()})
 
     @property
-    def reasons(self) -> Mapping[str, str]:
-        """The reason for each derived value."""
-        return self._reasons
+    def fetch_limit(self) -> int:
+        """Maximum size in bytes of a file fetched from a URL: that of an upload, had nobody lowered `body_limit`."""
+        return max(self.body_limit, _largest_upload(hardware.memory().value))
+
+    @property
+    def upload_memory(self) -> int:
+        """Memory for all uploads in bytes: 1/8 of the memory, at least two uploads."""
+        return max(2 * self.body_limit, hardware.memory().value // 8)
+
+    @property
+    def decode_processes(self) -> int:
+        """Number of decoding processes: one per core, as long as their longest recordings fit 1/4 of the memory."""
+        held = int(hardware.memory().value // 4 // (self.max_audio_seconds * AUDIO_BYTES))
+        return max(1, min(hardware.cores().value, held))
 
 
-def derive(settings: Settings, cores: Detected, memory: Detected) -> dict[str, tuple[float, str]]:
-    """Every derived value with its reason. Later values depend on earlier ones."""
-    values: dict[str, tuple[float, str]] = {}
-
-    def value(name: str) -> float:
-        return float(getattr(settings, name) or values[name][0])
-
-    room = f"{memory.value // MEBIBYTE} MiB ({memory.reason})"
-    threads = max(1, cores.value // settings.engine_replicas)
-    values["threads"] = (threads, f"{cores.reason}, for {settings.engine_replicas} engine(s)")
-    values["cpus_per_replica"] = (value("threads"), "as many as the engine has threads")
-    values["batch"] = (min(16, max(4, int(4 * value("threads")))), "four windows per thread, within 4 and 16")
-    body = min(200 * MEBIBYTE, max(25 * MEBIBYTE, memory.value // 32))
-    values["body_limit"] = (body, f"1/32 of {room}, within 25 and 200 MiB")
-    values["object_limit"] = (max(body, int(value("body_limit"))), f"1/32 of {room}, or `body_limit` if that is more")
-    uploads = max(2 * int(value("body_limit")), memory.value // 8)
-    values["upload_room"] = (uploads, f"1/8 of {room}, at least two uploads")
-    longest = min(7200, max(600, memory.value // 8 // AUDIO_BYTES))
-    values["max_audio_seconds"] = (longest, f"1/8 of {room}, within 10 minutes and 2 hours")
-    held = int(memory.value // 4 // (value("max_audio_seconds") * AUDIO_BYTES))
-    reason = f"{cores.reason}; as many of the longest recordings as 1/4 of {room} holds"
-    values["decode_threads"] = (max(1, min(cores.value, held)), reason)
-    flight = min(value("max_audio_seconds") + 600 * cores.value, max(600, memory.value // 4 // AUDIO_BYTES))
-    reason = f"the longest recording and ten minutes for each of {cores.value} core(s), at most 1/4 of {room}"
-    values["audio_seconds_in_flight"] = (flight, reason)
-    return values
+def _largest_upload(memory: int) -> int:
+    return min(200 * MEBIBYTE, max(25 * MEBIBYTE, memory // 32))
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:

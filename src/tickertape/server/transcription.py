@@ -76,7 +76,7 @@ class Transcription:
     def _limits(self, order: Order) -> Limits:
         settings = self._service.settings
         return Limits(
-            max_bytes=max(settings.body_limit, settings.object_limit),  # its own limit was checked on arrival
+            max_bytes=settings.fetch_limit,  # an upload's own limit was checked on arrival
             max_seconds=settings.max_audio_seconds,
             max_channels=MAX_CHANNELS[order.form.channels],
         )

@@ -59,7 +59,7 @@ class PageApp:
         return app
 
     def build_without_page(self) -> FastAPI:
-        settings = Settings(**{"body_limit": MIB, "upload_room": 4 * MIB, "max_audio_seconds": 120, **self.knobs})
+        settings = Settings(**{"body_limit": MIB, "max_audio_seconds": 120, **self.knobs})
         models = {"demo": model("demo", self.engine), "spare": model("spare", translates=False)}
         return create_app(models, settings, decoders=decoders())
 
@@ -311,7 +311,7 @@ def test_traffic_is_linear_in_the_length(monkeypatch: pytest.MonkeyPatch) -> Non
         return render(transcript)
 
     monkeypatch.setitem(formats.RENDERERS, "srt", watched)
-    page = PageApp(knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB, "upload_room": 160 * MIB})
+    page = PageApp(knobs={"max_audio_seconds": 7200, "body_limit": 40 * MIB})
     sizes = {}
     with Serving(page.build()) as url, httpx.Client(base_url=url, timeout=TIMEOUT) as client:
         for seconds in (0.5, 300, 1200):
