@@ -27,7 +27,7 @@ ALLOWED = {
 OWNERS = {
     "av": "audio", "scipy": "engine", "huggingface_hub": "checkpoints", "fastapi": "server", "uvicorn": "server",
     "pydantic": "server", "pydantic_settings": "server", "prometheus_client": "server", "gradio": "server/page",
-    "httpcore": "server", "ray": "cluster", "yaml": "deploy", "typer": "cli", "rich": "cli",
+    "httpcore": "server", "jinja2": "server", "ray": "cluster", "yaml": "deploy", "typer": "cli", "rich": "cli",
     "openvino": "audio/vad|checkpoints/openvino_export|engine", "ctranslate2": "engine|checkpoints",
     "tokenizers": "engine|checkpoints",
     "torch": "never", "transformers": "never", "safetensors": "never",

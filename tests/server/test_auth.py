@@ -112,7 +112,7 @@ def test_the_rate_limit_refills_over_the_minute() -> None:
     """With six requests a minute an empty bucket takes ten seconds to allow the next request."""
     now = [1000.0]  # seconds
     limiter = RateLimiter(lambda: now[0])
-    key = Key("a", HASH, requests_per_minute=6)
+    key = Key(id="a", sha256=HASH, requests_per_minute=6)
     for _ in range(6):
         limiter.take(key)
     with pytest.raises(RateLimitError) as raised:
@@ -127,7 +127,7 @@ def test_the_rate_limit_refills_over_the_minute() -> None:
 
 def test_headers_show_the_remaining_requests() -> None:
     """Each limit has its own headers, before and after it is reached; a key without limits has none."""
-    limiter, key = RateLimiter(), Key("a", HASH, concurrent_requests=2)
+    limiter, key = RateLimiter(), Key(id="a", sha256=HASH, concurrent_requests=2)
     limit, left = "x-ratelimit-limit-concurrent-requests", "x-ratelimit-remaining-concurrent-requests"
     with limiter.running(key):
         assert {limit: "2", left: "1"} == limiter.headers(key)
@@ -135,4 +135,4 @@ def test_headers_show_the_remaining_requests() -> None:
             pass
         assert {limit: "2", left: "1"} == limiter.headers(key)
     assert {limit: "2", left: "2"} == limiter.headers(key)
-    assert {} == limiter.headers(None) == limiter.headers(Key("b", HASH))
+    assert {} == limiter.headers(None) == limiter.headers(Key(id="b", sha256=HASH))

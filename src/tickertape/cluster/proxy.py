@@ -12,13 +12,14 @@ import os
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Send
 
 from tickertape.errors import OverloadedError, TickertapeError
 from tickertape.server import http_protocol
 from tickertape.server.deployments import BODY_LIMIT_VARIABLE
 from tickertape.server.errors import NotFoundError, NotReadyError, envelope, response
 from tickertape.server.logs import configure_logging, restore_logging
-from tickertape.server.middleware import App, Message, Receive, Send, request_id
+from tickertape.server.middleware import request_id
 from tickertape.server.multipart import body_cap
 
 SERVE_HEADERS = frozenset({  # set timeouts and routing in Serve
@@ -41,7 +42,7 @@ def middlewares() -> list[Any]:
 class ProxyMiddleware:
     """The outermost layer of the proxy."""
 
-    def __init__(self, app: App, *, limit: int = 0) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int = 0) -> None:
         """`limit` is the maximum size of a body in bytes; 0: none."""
         self._app = app
         self._limit = limit

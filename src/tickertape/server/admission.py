@@ -10,8 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn, TypeVar
 
 from tickertape.errors import OverloadedError, ShuttingDownError
@@ -83,7 +82,7 @@ class Admission:
         self._resize(seconds, 0.0)
 
 
-class AudioReservation:
+class AudioReservation(AbstractContextManager["AudioReservation"]):
     """The audio that one request has reserved; the end of the `with` block frees what is left of it."""
 
     def __init__(self, admission: Admission) -> None:
@@ -101,12 +100,7 @@ class AudioReservation:
         self._seconds -= seconds
         self._admission._finish(seconds)
 
-    def __enter__(self) -> AudioReservation:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.resize(0.0)
 
 

@@ -15,13 +15,14 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from tickertape import __version__
 from tickertape.audio.worker_pool import Decoders
 from tickertape.errors import TickertapeError
 from tickertape.pipeline import Model
 from tickertape.server import openapi
-from tickertape.server.middleware import Message, Receive, RecordMiddleware, Send, answer_error
+from tickertape.server.middleware import RecordMiddleware, answer_error
 from tickertape.server.openapi import METRICS, Alive, ModelList, ModelObject, Ready, Version, route
 from tickertape.server.params import find_model
 from tickertape.server.service import ERRORS_ONLY, Service
@@ -145,7 +146,7 @@ def _replica_comment(service: Service) -> bytes:
     return b"# one of %d API processes; each counts its own requests\n" % processes if processes > 1 else b""
 
 
-async def _reject(app: FastAPI, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as ASGI calls it
+async def _reject(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as ASGI calls it
     """Reject an unknown path under /v1 with 404 and a known one with another method with 405."""
     outside = {**scope, "root_path": scope["root_path"].removesuffix("/v1")}
     allowed = {

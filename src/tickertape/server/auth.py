@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import os
 import re
@@ -19,8 +18,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
 
 from tickertape.errors import OptionError
 from tickertape.server.errors import RateLimitError, UnauthorizedError
@@ -33,18 +33,22 @@ MAX_KEY_BYTES = 256  # longer ones are rejected without hashing
 # Response headers: OpenAI's for the rate limit, and the same pattern for concurrency.
 PER_MINUTE = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 CONCURRENT = ("x-ratelimit-limit-concurrent-requests", "x-ratelimit-remaining-concurrent-requests")
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+ID = r"^[A-Za-z0-9._-]{1,64}$"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(BaseModel, extra="forbid", frozen=True, strict=True):
     """An entry of the file. A limit of 0 means no limit."""
 
-    id: str
-    sha256: str
-    requests_per_minute: int = 0
-    concurrent_requests: int = 0
+    id: str = Field(pattern=ID)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    requests_per_minute: int = Field(0, ge=0)
+    concurrent_requests: int = Field(0, ge=0)
+
+
+class Keys(BaseModel):
+    """The content of the file."""
+
+    keys: list[Key]
 
 
 def add_key(path: Path, id: str, *, requests_per_minute: int = 0, concurrent_requests: int = 0) -> str:  # noqa: A002
@@ -52,7 +56,7 @@ def add_key(path: Path, id: str, *, requests_per_minute: int = 0, concurrent_req
 
     Raises `OptionError` if the id is malformed or taken, or the file cannot be read.
     """
-    if not _ID.fullmatch(id):
+    if not re.fullmatch(ID, id):
         raise OptionError(
             "The id of a key must be 1 to 64 letters, digits, dots, dashes or underscores.", "id", "invalid_key_id"
         )
@@ -60,7 +64,13 @@ def add_key(path: Path, id: str, *, requests_per_minute: int = 0, concurrent_req
     if any(key.id == id for key in keys):
         raise OptionError("The keys file already has a key with this id; choose another.", "id", "duplicate_key_id")
     secret = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    _write(path, [*keys, Key(id, _digest(secret.encode()), requests_per_minute, concurrent_requests)])
+    key = Key(
+        id=id,
+        sha256=_digest(secret.encode()),
+        requests_per_minute=requests_per_minute,
+        concurrent_requests=concurrent_requests,
+    )
+    _write(path, [*keys, key])
     return secret
 
 
@@ -75,25 +85,13 @@ def remove_key(path: Path, id: str) -> None:  # noqa: A002
 def read_keys(path: Path) -> list[Key]:
     """The keys of a file. Raises `OptionError` if it is missing or malformed."""
     try:
-        keys = [Key(**entry) for entry in json.loads(path.read_text("utf-8"))["keys"]]
-        valid = all(map(_is_valid, keys))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OptionError(
-            f"The keys file cannot be read ({type(error).__name__}).", "keys_file", "invalid_keys"
-        ) from error
-    if not valid:
-        raise OptionError(
-            "The keys file has an entry with an invalid id, sha256 or limit.",
-            "keys_file",
-            "invalid_keys",
-        )
-    return keys
-
-
-def _is_valid(key: Key) -> bool:
-    limits = (key.requests_per_minute, key.concurrent_requests)
-    whole = all(isinstance(limit, int) and limit >= 0 for limit in limits)
-    return whole and bool(_ID.fullmatch(key.id) and _SHA256.fullmatch(key.sha256))
+        return Keys.model_validate_json(path.read_bytes()).keys
+    except OSError as error:
+        message = f"The keys file cannot be read ({type(error).__name__})."
+        raise OptionError(message, "keys_file", "invalid_keys") from error
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors(include_input=False)[0]["loc"])) or "its JSON"
+        raise OptionError(f"The keys file is malformed at {where}.", "keys_file", "invalid_keys") from error
 
 
 class Keyring:
@@ -198,7 +196,7 @@ def _fingerprint(path: Path) -> tuple[int, int, int] | None:
 
 def _write(path: Path, keys: list[Key]) -> None:
     """Replace the file atomically, so that a server never reads half of it."""
-    text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2) + "\n"
+    text = Keys(keys=keys).model_dump_json(indent=2) + "\n"
     draft = path.with_name(path.name + ".new")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

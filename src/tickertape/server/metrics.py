@@ -10,6 +10,7 @@ import logging
 import re
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -133,6 +134,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...], tuple[float, ...]]] = {
     "ready": ("gauge", "1 if every model answers within 5 s of the scrape", (), ()),
 }
 PREFIX = "tickertape_"
+KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
 class Metrics:
@@ -140,53 +142,44 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._counters: dict[str, Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
-        self._gauges: dict[str, Gauge] = {}
+        self._metrics: dict[str, Any] = {}
         for name, (kind, text, labels, buckets) in METRICS.items():
-            if kind == "counter":
-                self._counters[name] = Counter(PREFIX + name, text, labels, registry=self._registry)
-            elif kind == "gauge":
-                self._gauges[name] = Gauge(PREFIX + name, text, labels, registry=self._registry)
-            else:
-                self._histograms[name] = Histogram(
-                    PREFIX + name, text, labels, registry=self._registry, buckets=buckets
-                )
+            options = {"registry": self._registry} | ({"buckets": buckets} if buckets else {})
+            self._metrics[name] = KINDS[kind](PREFIX + name, text, labels, **options)
 
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge."""
-        self._gauges[name].set(value)
+        self._metrics[name].set(value)
 
     def observe(self, timings: Timings) -> None:
         """Count one finished request."""
-        endpoint, model = timings.endpoint, timings.model
-        self._counters["requests_total"].labels(endpoint, model, str(timings.status), timings.code).inc()
-        self._histograms["request_seconds"].labels(endpoint).observe(timings.total)
-        self._add("upload_bytes_total", endpoint, timings.request_bytes)
-        if timings.first_text:
-            self._histograms["first_text_seconds"].labels(endpoint).observe(timings.first_text)
+        endpoint, model, windows = timings.endpoint, timings.model, timings.windows
+        self._metrics["requests_total"].labels(endpoint, model, str(timings.status), timings.code).inc()
         for code in timings.warnings:
-            self._counters["warnings_total"].labels(code).inc()
-        self._add("audio_seconds_total", model, timings.audio_seconds)
-        self._add("audio_decode_seconds_total", model, timings.decode_audio)
-        if timings.windows:
-            self._observe_windows(timings)
+            self._metrics["warnings_total"].labels(code).inc()
+        counts = {
+            "upload_bytes_total": (endpoint, timings.request_bytes),
+            "audio_seconds_total": (model, timings.audio_seconds),
+            "audio_decode_seconds_total": (model, timings.decode_audio),
+            "windows_total": (model, windows),
+            "encode_seconds_total": (model, timings.encode),
+            "decode_seconds_total": (model, timings.decode),
+            "fallbacks_total": (model, timings.fallbacks),
+        }
+        for name, (label, amount) in counts.items():
+            if amount:
+                self._metrics[name].labels(label).inc(amount)
+        observations = {
+            "request_seconds": (endpoint, timings.total, True),
+            "first_text_seconds": (endpoint, timings.first_text, timings.first_text),
+            "queue_seconds": (model, timings.queue, windows),
+            "batch_windows": (model, timings.batch_size, windows),
+            "real_time_factor": (model, timings.real_time_factor, windows and timings.status < 400),
+        }
+        for name, (label, value, happened) in observations.items():
+            if happened:
+                self._metrics[name].labels(label).observe(value)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
-
-    def _observe_windows(self, timings: Timings) -> None:
-        model = timings.model
-        self._histograms["queue_seconds"].labels(model).observe(timings.queue)
-        self._histograms["batch_windows"].labels(model).observe(timings.batch_size)
-        if timings.status < 400:
-            self._histograms["real_time_factor"].labels(model).observe(timings.real_time_factor)
-        self._add("windows_total", model, timings.windows)
-        self._add("encode_seconds_total", model, timings.encode)
-        self._add("decode_seconds_total", model, timings.decode)
-        self._add("fallbacks_total", model, timings.fallbacks)
-
-    def _add(self, name: str, label: str, amount: float) -> None:
-        if amount:
-            self._counters[name].labels(label).inc(amount)

@@ -6,23 +6,18 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tickertape.errors import TickertapeError
 from tickertape.server import errors
 from tickertape.server.logs import log_exception
 from tickertape.server.metrics import Metrics, Timings, log_request, server_timing, trace_id
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +54,13 @@ def record_of(request: Request) -> Record:
 class RecordMiddleware:
     """Records each request; the outermost middleware."""
 
-    def __init__(self, app: App, *, metrics: Metrics, project: str = "", quiet: bool = False) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, project: str = "", quiet: bool = False) -> None:
         self._app = app
         self._metrics = metrics
         self._project = project
         self._quiet = quiet  # log only what failed
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application and record the request."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # unsupported; the handshake gets a 403
@@ -82,9 +77,7 @@ class RecordMiddleware:
         finally:
             self._end(scope, record)
 
-    async def _rescue(
-        self, error: Exception, record: Record, connection: _Connection, scope: MutableMapping[str, Any]
-    ) -> None:
+    async def _rescue(self, error: Exception, record: Record, connection: _Connection, scope: Scope) -> None:
         if isinstance(error, TickertapeError):
             known = error
         else:
@@ -94,7 +87,7 @@ class RecordMiddleware:
         if not connection.started:
             await errors.response(known)(scope, connection.receive, connection.send)
 
-    def _end(self, scope: MutableMapping[str, Any], record: Record) -> None:
+    def _end(self, scope: Scope, record: Record) -> None:
         endpoint = str(getattr(scope.get("route"), "path_format", ""))
         record.note(endpoint=endpoint, total=record.elapsed)
         if record.timings.status == 0:  # cancelled before the response began
@@ -109,7 +102,7 @@ class RecordMiddleware:
 class _Connection:
     """Counts the bytes of a request and its response, and adds the response headers."""
 
-    def __init__(self, scope: Message, receive: Receive, send: Send, record: Record) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         self.started = False
         self._scope = scope
         self._receive = receive
@@ -153,7 +146,7 @@ def request_id(headers: Headers) -> str:
     return given if _ACCEPTED_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
-def _begin(scope: MutableMapping[str, Any]) -> Record:
+def _begin(scope: Scope) -> Record:
     headers = Headers(raw=scope["headers"])
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
     record = Record(

@@ -35,7 +35,6 @@ class Form:
 
     file: io.BytesIO | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
-    size: int = 0  # bytes of the body
 
 
 def body_cap(limit: int) -> int:
@@ -72,11 +71,11 @@ async def read_form(body: AsyncGenerator[bytes, None], boundary: bytes, *, known
     parser = MultipartParser(
         boundary, collector.callbacks(), max_header_count=MAX_HEADERS, max_header_size=HEADER_LIMIT
     )
-    beginning = b"--" + boundary
+    beginning, size = b"--" + boundary, 0
     async with aclosing(body) as chunks:
         async for chunk in chunks:
-            form.size += len(chunk)
-            if form.size > body_cap(limit):
+            size += len(chunk)
+            if size > body_cap(limit):
                 raise _too_large(limit)
             if beginning:  # reject a preamble, which the parser would skip byte by byte
                 if not chunk.startswith(beginning[: len(chunk)]):
@@ -117,7 +116,7 @@ class _Collector:
             "on_headers_finished": self._begin_data,
             "on_part_data": self._data,
             "on_part_end": self._end,
-            "on_end": self._finish,
+            "on_end": lambda: setattr(self, "ended", True),
         }
 
     def _begin(self) -> None:
@@ -137,18 +136,11 @@ class _Collector:
             raise _malformed("A part of the form has no name.")
         self._name = parameters[b"name"].decode("latin-1")
         if self._name not in self._known:
-            raise self._unknown()
+            raise _unknown(f"{self._name}[]", self._known)
         sent = self._name in self._form.fields or (self._name == "file" and self._form.file is not None)
         if sent and not self._name.endswith("[]"):
             raise OptionError("A field was sent twice.", self._name, "duplicate_field")
         self._begin_file(named=b"filename" in parameters)
-
-    def _unknown(self) -> OptionError:
-        """The error for an unknown field. It does not repeat the name, but suggests missing brackets."""
-        brackets = f"{self._name}[]"
-        if brackets in self._known:
-            return OptionError(f"The field is called `{brackets}`, brackets included.", brackets, "unknown_field")
-        return OptionError("The form has an unknown field; see /docs.", None, "unknown_field")
 
     def _begin_file(self, *, named: bool) -> None:
         """A part with a file name is a file. The name is not used otherwise."""
@@ -180,8 +172,12 @@ class _Collector:
             raise OptionError("Fields must be UTF-8.", self._name, "invalid_encoding") from error
         self._form.fields.setdefault(self._name, []).append(value)
 
-    def _finish(self) -> None:
-        self.ended = True
+
+def _unknown(brackets: str, known: Collection[str]) -> OptionError:
+    """The error for an unknown field. It does not repeat the name, but suggests missing brackets."""
+    if brackets in known:
+        return OptionError(f"The field is called `{brackets}`, brackets included.", brackets, "unknown_field")
+    return OptionError("The form has an unknown field; see /docs.", None, "unknown_field")
 
 
 def _malformed(message: str) -> OptionError:

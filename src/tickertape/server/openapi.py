@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import inspect
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib import resources
 from typing import Any, Literal
 
+from jinja2 import Environment
 from pydantic import BaseModel
 
 from tickertape import __version__, errors
@@ -122,18 +122,11 @@ def cors(origins: Sequence[str]) -> Schema:
     }
 
 
-def page(document: Mapping[str, Any]) -> str:
+def page(document: Schema) -> str:
     """The document for people, as one page that loads nothing from anywhere."""
-    parts = []
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            parts.append(_operation(path, method, operation))
-    title = html.escape(f"{document['info']['title']} {document['info']['version']}")
-    introduction = html.escape(document["info"]["description"])
-    link = '<p>For programs: <a href="openapi.json">openapi.json</a>.</p>'
-    body = f"<h1>{title}</h1><p>{introduction}</p>{link}{''.join(parts)}<h2>Errors</h2>{_table(*_error_rows())}"
-    head = f'<meta charset="utf-8"><title>{title}</title><meta name="viewport" content="width=device-width">{_STYLE}'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
+    template = resources.files("tickertape.server").joinpath("docs.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True)
+    return environment.from_string(template).render(document, situations=situations())
 
 
 def situations() -> list[tuple[int, str, str]]:
@@ -158,10 +151,6 @@ _GENERAL: dict[type[TickertapeError], str] = {
     errors.CallerError: "The request is malformed in another way",
     errors.TickertapeError: "The server failed; its log has the details under the request's id",
 }
-
-
-def _error_rows() -> tuple[tuple[str, str, str], list[tuple[str, str, str]]]:
-    return ("status", "code", "when"), [(str(number), f"`{code}`", text) for number, code, text in situations()]
 
 
 METRICS: Schema = {
@@ -195,60 +184,3 @@ _TEXT: Schema = {
         },
     },
 }
-
-
-def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
-    """One endpoint of the page."""
-    parts = [f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{html.escape(operation['summary'])}.</p>"]
-    for media in operation.get("requestBody", {}).get("content", {}).values():
-        rows = [
-            (f"<code>{name}</code>", html.escape(_type(schema)), html.escape(schema["description"]))
-            for name, schema in media["schema"]["properties"].items()
-        ]
-        parts.append(_table(("field", "type", "meaning"), rows))
-        parts += [
-            f"<p>{html.escape(example['summary'])}:</p><pre>{html.escape(_curl(path, example))}</pre>"
-            for example in media["examples"].values()
-        ]
-    for kind, media in operation["responses"]["200"]["content"].items():
-        if "example" in media:
-            shown = media["example"] if isinstance(media["example"], str) else json.dumps(media["example"])
-            parts.append(f"<p>Answer, {kind}:</p><pre>{html.escape(shown)}</pre>")
-    return "".join(parts)
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    single = schema.get("items", schema)
-    name = (
-        "file"
-        if single.get("format") == "binary"
-        else " | ".join(single.get("enum", [single.get("const", single["type"])]))
-    )
-    return f"{name}, repeatable" if schema["type"] == "array" else name
-
-
-def _curl(path: str, example: Mapping[str, Any]) -> str:
-    """The command that sends the example."""
-    arguments = [
-        f"-F '{name}={'@' if name == 'file' else ''}{single}'"
-        for name, value in example["value"].items()
-        for single in (value if isinstance(value, list) else [value])
-    ]
-    return " \\\n  ".join([f"curl http://localhost:8080{path}", *arguments])
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already, but for backquotes."""
-    cells = "".join(f"<th>{name}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{cell.replace('`', '')}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{lines}</table>"
-
-
-_STYLE = """<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-:root { color-scheme: light dark }
-table { border-collapse: collapse; width: 100% }
-td, th { text-align: left; vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid #8884 }
-pre { padding: .8rem; background: #8882; overflow-x: auto }
-h2 { margin-top: 2.5rem }
-</style>"""

@@ -7,9 +7,10 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar
 
+from starlette.types import Send
+
 from tickertape.errors import TickertapeError
 from tickertape.server import errors
-from tickertape.server.middleware import Send
 from tickertape.server.tasks import background
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import anyio
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from tickertape.audio.limits import Limits
 from tickertape.errors import DeadlineExceededError, OptionError, TickertapeError
@@ -25,7 +26,7 @@ from tickertape.pipeline import Model, Update
 from tickertape.server.admission import AudioReservation
 from tickertape.server.auth import Key
 from tickertape.server.errors import ClientDisconnectedError
-from tickertape.server.middleware import Message, Receive, Record, Send, record_of
+from tickertape.server.middleware import Record, record_of
 from tickertape.server.multipart import Form, check_headers
 from tickertape.server.params import Order, form_schema, parse_form
 from tickertape.server.service import Service
@@ -129,7 +130,7 @@ class TranscriptionResponse(Response):
         self._deadline = time.time() + service.settings.request_timeout
         self._transcription = Transcription(service, self._record)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the request has it
         """Authenticate, admit and handle the request. Raises `TickertapeError` until the response has begun."""
         self._receive, self._send = receive, send
         self._events = Stream(send)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import aclosing
-from types import TracebackType
+from contextlib import AbstractContextManager, aclosing
 
 import anyio
+from starlette.types import Receive
 
 from tickertape.errors import OverloadedError
 from tickertape.server.errors import ClientDisconnectedError, UploadTimeoutError
-from tickertape.server.middleware import Receive
 from tickertape.server.multipart import Form, read_form
 from tickertape.server.settings import Settings
 
 # Bytes per second. AMR, the slowest codec of speech in use, has 594, so a client may upload while it records.
 # Apache's mod_reqtimeout has the same minimum.
 MIN_RATE = 500
-BODY_TIMEOUT = (
-    30.0  # seconds for which an upload may stall, or wait for memory; a mobile network's handover takes a few
-)
+BODY_TIMEOUT = 30.0  # seconds for which an upload may stall, or wait for memory: longer than a mobile handover
 
 
 async def receive_form(
@@ -31,7 +28,7 @@ async def receive_form(
 
     Raises `FileTooLargeError`, `UploadTimeoutError`, `ClientDisconnectedError`, `OverloadedError` or `OptionError`.
     """
-    chunks = _reserved_chunks(receive, upload, BODY_TIMEOUT)
+    chunks = _reserved_chunks(receive, upload)
     try:
         with anyio.fail_after(settings.request_timeout):
             form = await read_form(chunks, boundary, known=fields, limit=settings.body_limit)
@@ -41,8 +38,8 @@ async def receive_form(
     return form
 
 
-async def _reserved_chunks(receive: Receive, upload: Upload, idle: float) -> AsyncGenerator[bytes, None]:
-    async with aclosing(read_chunks(receive, idle)) as chunks:
+async def _reserved_chunks(receive: Receive, upload: Upload) -> AsyncGenerator[bytes, None]:
+    async with aclosing(read_chunks(receive, BODY_TIMEOUT)) as chunks:
         async for chunk in chunks:
             await upload.grow(len(chunk))
             yield chunk
@@ -124,7 +121,7 @@ class UploadMemory:
         self._freed.set()
 
 
-class Upload:
+class Upload(AbstractContextManager["Upload"]):
     """The memory that one upload has reserved, freed by `release` or at the end of a `with` block."""
 
     def __init__(self, memory: UploadMemory) -> None:
@@ -145,10 +142,5 @@ class Upload:
         self._memory._free(self.size)
         self.size = 0
 
-    def __enter__(self) -> Upload:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

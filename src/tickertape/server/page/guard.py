@@ -14,9 +14,10 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tickertape.errors import FileTooLargeError
-from tickertape.server.middleware import App, Message, Receive, Send, parse_content_length
+from tickertape.server.middleware import parse_content_length
 from tickertape.server.tasks import background
 
 ALLOWED_PATHS = re.compile(
@@ -56,13 +57,13 @@ _SOCIAL_TAGS = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<l
 class Guard:
     """Wraps the mounted Gradio application. `routes` are those of the application around it."""
 
-    def __init__(self, app: App, routes: Collection[BaseRoute], head: bytes) -> None:
+    def __init__(self, app: ASGIApp, routes: Collection[BaseRoute], head: bytes) -> None:
         """`head` is HTML for the `<head>` of the page."""
         self._app = app
         self._routes = routes
         self._head = head
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an allowed request on; reject others as the application around it would."""
         path = _path(scope)
         if scope["type"] != "http" or not ALLOWED_PATHS.fullmatch(path) or ".." in path:
@@ -75,7 +76,7 @@ class Guard:
         else:
             await self._app(dict(scope), _limit_body(scope, receive), send)
 
-    async def _stream_events(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _stream_events(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream the messages of a session; if the browser disconnects before their end, cancel the session's tasks."""
         received: asyncio.Queue[Message] = asyncio.Queue()
         complete = False
@@ -100,7 +101,7 @@ class Guard:
             if not complete:
                 _cancel_session(scope)
 
-    def _not_found(self, scope: Message) -> HTTPException:
+    def _not_found(self, scope: Scope) -> HTTPException:
         """404, or 405 if a route of the application around has this path but another method."""
         methods = sorted(
             method
@@ -111,7 +112,7 @@ class Guard:
         return HTTPException(405, headers={"allow": ", ".join(methods)}) if methods else HTTPException(404)
 
 
-def _cancel_session(scope: Message) -> None:
+def _cancel_session(scope: Scope) -> None:
     """Cancel Gradio's tasks of the session in the query string, as its own Stop event does."""
     session = QueryParams(scope["query_string"]).get("session_hash")
     for task in asyncio.all_tasks():
@@ -119,13 +120,13 @@ def _cancel_session(scope: Message) -> None:
             task.cancel()
 
 
-def _path(scope: Message) -> str:
+def _path(scope: Scope) -> str:
     """The path below the mount."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path.removeprefix(root) if root else path
 
 
-def _limit_body(scope: Message, receive: Receive) -> Receive:
+def _limit_body(scope: Scope, receive: Receive) -> Receive:
     """A `receive` that raises `FileTooLargeError` for a body over the limit, which may be declared already."""
     size = 0
 
