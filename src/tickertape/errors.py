@@ -21,6 +21,7 @@ class TickertapeError(Exception):
 
     code: str = "internal_error"  # stable, documented, sent to clients
     status: int = 500  # of the HTTP response
+    retry_after: float = 0.0  # seconds after which another try can succeed; 0: it cannot
 
     def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
         cls.code = code or cls.code
@@ -160,3 +161,5 @@ class DeadlineExceededError(DecodeError, code="deadline_exceeded", status=504):
 
 class ShuttingDownError(DecodeError, code="shutting_down", status=503):
     """The service is draining."""
+
+    retry_after = 2.0  # by then the load balancer uses another instance
