@@ -170,7 +170,7 @@ METRICS_HEAD = f"""# Metrics and log lines
 
 Each API request ends with one line of JSON on standard output. It has the fields that Google Cloud Logging
 reads (`severity`, `time`, `message`, `httpRequest` and, with `project` set, `logging.googleapis.com/trace`) and
-the non-empty fields of `tickertape.server.metrics.Timings`. Successful requests to `/healthz`, `/readyz`,
+the non-empty fields of `tickertape.server.metrics.Record`. Successful requests to `/healthz`, `/readyz`,
 `/metrics` and to the files of the page are not logged. With `log_level` `warning` only failed requests are.
 
 The response header `Server-Timing` has `read`, `audio`, `queue`, `encode`, `decode` and `total` in

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tests.support.logs import LOG
-from tickertape.server.metrics import METRICS, Metrics, Timings, level, log_request, server_timing, trace_id
+from tickertape.server.metrics import METRICS, Metrics, Record, level, log_request, server_timing, trace_id
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-RECORD = Timings(
+RECORD = Record(
     request_id="req_1", key_id="team", method="POST", endpoint="/v1/audio/transcriptions", status=200, trace=TRACE,
     model="demo", task="transcribe", response_format="json", request_bytes=32_000, response_bytes=80,
     audio_seconds=10.0, channels=1, windows=2, batch_size=1.5, fallbacks=1, warnings=("corrupt_frames",),
@@ -36,7 +36,7 @@ def test_the_log_line_has_what_cloud_logging_reads() -> None:
 
 def test_the_log_line_is_one_line_and_leaves_out_what_is_empty() -> None:
     """A request for health is short; no trace without a project."""
-    log_request(Timings(request_id="r", endpoint="/healthz", status=200, trace=TRACE))
+    log_request(Record(request_id="r", endpoint="/healthz", status=200, trace=TRACE))
     [text] = LOG.lines
     assert "\n" not in text
     assert {"severity", "time", "message", "httpRequest", "request_id", "method", "endpoint", "status", "trace"} == set(
@@ -65,7 +65,7 @@ def test_server_timing_is_in_milliseconds() -> None:
     """Every stage that took time, none that did not."""
     expected = "read;dur=10.0, audio;dur=20.0, queue;dur=100.0, encode;dur=500.0, decode;dur=250.0, total;dur=1000.0"
     assert expected == server_timing(RECORD)
-    assert "total;dur=1.0" == server_timing(Timings(total=0.001))
+    assert "total;dur=1.0" == server_timing(Record(total=0.001))
 
 
 @pytest.mark.parametrize(

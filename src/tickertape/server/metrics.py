@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, fields
+import time
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from tickertape.errors import TickertapeError
+
 logger = logging.getLogger(__name__)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """The facts and costs of one request. Durations are in seconds, from the monotonic clock."""
+@dataclass(slots=True)
+class Record:
+    """The facts and costs of one request; handlers add to them. Durations are in seconds, from the monotonic clock."""
 
     request_id: str = ""
     key_id: str = ""  # which API key, never the key
@@ -48,6 +51,17 @@ class Timings:
     decode: float = 0.0  # likewise
     first_text: float = 0.0  # until the first text was there
     total: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict, repr=False)  # added to the response, not logged
+    started: float = field(default_factory=time.perf_counter, repr=False)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request arrived."""
+        return time.perf_counter() - self.started
+
+    def fail(self, error: TickertapeError) -> None:
+        """Take the error's status and code."""
+        self.status, self.code = error.status, error.code
 
     @property
     def real_time_factor(self) -> float:
@@ -55,29 +69,29 @@ class Timings:
         return self.total / self.audio_seconds if self.audio_seconds else 0.0
 
 
-def log_request(timings: Timings, *, project: str = "") -> None:
+def log_request(record: Record, *, project: str = "") -> None:
     """Log the record as one line of JSON, with the fields that Google Cloud Logging reads."""
-    message = f"{timings.method} {timings.endpoint or '(no such path)'} {timings.status} {timings.code}".rstrip()
+    message = f"{record.method} {record.endpoint or '(no such path)'} {record.status} {record.code}".rstrip()
     line: dict[str, object] = {
         "time": datetime.now(timezone.utc).isoformat(),
         "httpRequest": {
-            "requestMethod": timings.method,
-            "requestUrl": timings.endpoint,
-            "status": timings.status,
-            "requestSize": str(timings.request_bytes),
-            "responseSize": str(timings.response_bytes),
-            "latency": f"{timings.total:.3f}s",
+            "requestMethod": record.method,
+            "requestUrl": record.endpoint,
+            "status": record.status,
+            "requestSize": str(record.request_bytes),
+            "responseSize": str(record.response_bytes),
+            "latency": f"{record.total:.3f}s",
         },
     }
-    if project and timings.trace:
-        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{timings.trace}"
-    for field in fields(timings):
-        value = getattr(timings, field.name)
-        if value not in ("", 0, 0.0, (), False):
-            line[field.name] = round(value, 4) if isinstance(value, float) else value
-    if timings.audio_seconds:
-        line["real_time_factor"] = round(timings.real_time_factor, 4)
-    logger.log(level(timings.status), "%s", message, extra={"fields": line})
+    if project and record.trace:
+        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{record.trace}"
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if entry.repr and value not in ("", 0, 0.0, (), False):
+            line[entry.name] = round(value, 4) if isinstance(value, float) else value
+    if record.audio_seconds:
+        line["real_time_factor"] = round(record.real_time_factor, 4)
+    logger.log(level(record.status), "%s", message, extra={"fields": line})
 
 
 def level(status: int) -> int:
@@ -87,15 +101,15 @@ def level(status: int) -> int:
     return logging.ERROR if status >= 500 and status != 503 else logging.WARNING
 
 
-def server_timing(timings: Timings) -> str:
+def server_timing(record: Record) -> str:
     """The `Server-Timing` header: the duration of each stage in milliseconds."""
     parts = {
-        "read": timings.read,
-        "audio": timings.decode_audio,
-        "queue": timings.queue,
-        "encode": timings.encode,
-        "decode": timings.decode,
-        "total": timings.total,
+        "read": record.read,
+        "audio": record.decode_audio,
+        "queue": record.queue,
+        "encode": record.encode,
+        "decode": record.decode,
+        "total": record.total,
     }
     return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items() if seconds)
 
@@ -151,30 +165,30 @@ class Metrics:
         """Set a gauge."""
         self._metrics[name].set(value)
 
-    def observe(self, timings: Timings) -> None:
+    def observe(self, record: Record) -> None:
         """Count one finished request."""
-        endpoint, model, windows = timings.endpoint, timings.model, timings.windows
-        self._metrics["requests_total"].labels(endpoint, model, str(timings.status), timings.code).inc()
-        for code in timings.warnings:
+        endpoint, model, windows = record.endpoint, record.model, record.windows
+        self._metrics["requests_total"].labels(endpoint, model, str(record.status), record.code).inc()
+        for code in record.warnings:
             self._metrics["warnings_total"].labels(code).inc()
         counts = {
-            "upload_bytes_total": (endpoint, timings.request_bytes),
-            "audio_seconds_total": (model, timings.audio_seconds),
-            "audio_decode_seconds_total": (model, timings.decode_audio),
+            "upload_bytes_total": (endpoint, record.request_bytes),
+            "audio_seconds_total": (model, record.audio_seconds),
+            "audio_decode_seconds_total": (model, record.decode_audio),
             "windows_total": (model, windows),
-            "encode_seconds_total": (model, timings.encode),
-            "decode_seconds_total": (model, timings.decode),
-            "fallbacks_total": (model, timings.fallbacks),
+            "encode_seconds_total": (model, record.encode),
+            "decode_seconds_total": (model, record.decode),
+            "fallbacks_total": (model, record.fallbacks),
         }
         for name, (label, amount) in counts.items():
             if amount:
                 self._metrics[name].labels(label).inc(amount)
         observations = {
-            "request_seconds": (endpoint, timings.total, True),
-            "first_text_seconds": (endpoint, timings.first_text, timings.first_text),
-            "queue_seconds": (model, timings.queue, windows),
-            "batch_windows": (model, timings.batch_size, windows),
-            "real_time_factor": (model, timings.real_time_factor, windows and timings.status < 400),
+            "request_seconds": (endpoint, record.total, True),
+            "first_text_seconds": (endpoint, record.first_text, record.first_text),
+            "queue_seconds": (model, record.queue, windows),
+            "batch_windows": (model, record.batch_size, windows),
+            "real_time_factor": (model, record.real_time_factor, windows and record.status < 400),
         }
         for name, (label, value, happened) in observations.items():
             if happened:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-import time
-from dataclasses import replace
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -17,31 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tickertape.errors import TickertapeError
 from tickertape.server import errors
 from tickertape.server.logs import log_exception
-from tickertape.server.metrics import Metrics, Timings, log_request, server_timing, trace_id
+from tickertape.server.metrics import Metrics, Record, log_request, server_timing, trace_id
 
 logger = logging.getLogger(__name__)
 
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # request ids accepted from clients
 POLLED = frozenset({"/healthz", "/readyz", "/metrics"})  # polled every few seconds, so only failures are logged
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-
-
-class Record:
-    """The facts about one request; handlers add to them."""
-
-    def __init__(self, timings: Timings) -> None:
-        self.timings = timings
-        self.headers: dict[str, str] = {}  # added to the response
-        self._started = time.perf_counter()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the request arrived."""
-        return time.perf_counter() - self._started
-
-    def note(self, **facts: Any) -> None:
-        """Add fields of `Timings`."""
-        self.timings = replace(self.timings, **facts)
 
 
 def record_of(request: Request) -> Record:
@@ -82,21 +61,21 @@ class RecordMiddleware:
             known = error
         else:
             known = TickertapeError("The server failed; the log has the details under this request id.")
-            log_exception(logger, error, request_id=record.timings.request_id)
-        record.note(status=known.status, code=known.code)
+            log_exception(logger, error, request_id=record.request_id)
+        record.fail(known)
         if not connection.started:
             await errors.response(known)(scope, connection.receive, connection.send)
 
     def _end(self, scope: Scope, record: Record) -> None:
         endpoint = str(getattr(scope.get("route"), "path_format", ""))
-        record.note(endpoint=endpoint, total=record.elapsed)
-        if record.timings.status == 0:  # cancelled before the response began
-            record.note(status=499, code=errors.ClientDisconnectedError.code)
-        if not endpoint and record.timings.status < 400:
+        record.endpoint, record.total = endpoint, record.elapsed
+        if record.status == 0:  # cancelled before the response began
+            record.fail(errors.ClientDisconnectedError())
+        if not endpoint and record.status < 400:
             return  # a file of the page
-        self._metrics.observe(record.timings)
-        if record.timings.status >= 400 or not (self._quiet or endpoint in POLLED):
-            log_request(record.timings, project=self._project)
+        self._metrics.observe(record)
+        if record.status >= 400 or not (self._quiet or endpoint in POLLED):
+            log_request(record, project=self._project)
 
 
 class _Connection:
@@ -111,28 +90,23 @@ class _Connection:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        size = len(message.get("body", b""))
-        if size:
-            self._record.note(request_bytes=self._record.timings.request_bytes + size)
+        self._record.request_bytes += len(message.get("body", b""))
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
             self._start(message)
-        size = len(message.get("body", b""))
-        if size:
-            self._record.note(response_bytes=self._record.timings.response_bytes + size)
+        self._record.response_bytes += len(message.get("body", b""))
         await self._send(message)
 
     def _start(self, message: Message) -> None:
         record = self._record
-        if not record.timings.status:
-            record.note(status=message["status"])
-        record.note(total=record.elapsed)
+        record.status = record.status or message["status"]
+        record.total = record.elapsed
         headers = MutableHeaders(raw=message.setdefault("headers", []))
-        headers["x-request-id"] = record.timings.request_id
-        headers["server-timing"] = server_timing(record.timings)
+        headers["x-request-id"] = record.request_id
+        headers["server-timing"] = server_timing(record)
         headers.setdefault("x-content-type-options", "nosniff")
         if "route" in self._scope:  # an API response; files of the page may be cached
             headers.setdefault("cache-control", "no-store")
@@ -149,13 +123,8 @@ def request_id(headers: Headers) -> str:
 def _begin(scope: Scope) -> Record:
     headers = Headers(raw=scope["headers"])
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
-    record = Record(
-        Timings(
-            request_id=request_id(headers),
-            method=method,
-            trace=trace_id(headers.get("x-cloud-trace-context", ""), headers.get("traceparent", "")),
-        )
-    )
+    trace = trace_id(headers.get("x-cloud-trace-context", ""), headers.get("traceparent", ""))
+    record = Record(request_id(headers), method=method, trace=trace)
     scope.setdefault("state", {})["record"] = record
     return record
 
@@ -175,8 +144,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """An exception handler: responds with the JSON error and notes it in the record."""
     known = error if isinstance(error, TickertapeError) else errors.from_framework(error)
     record = record_of(request)
-    record.note(status=known.status, code=known.code)
+    record.fail(known)
     if known.status == 500 and known.__cause__ is not None:
-        log_exception(logger, known.__cause__, request_id=record.timings.request_id)
+        log_exception(logger, known.__cause__, request_id=record.request_id)
     allowed = getattr(error, "headers", None) or {}
     return errors.response(known, {name: value for name, value in allowed.items() if name.lower() == "allow"})

@@ -13,8 +13,8 @@ from tickertape.pipeline import Model
 from tickertape.server.admission import Admission, RequestTracker
 from tickertape.server.auth import Key, Keyring, RateLimiter
 from tickertape.server.health import Readiness
-from tickertape.server.metrics import Metrics, log_request
-from tickertape.server.middleware import Record, record_of
+from tickertape.server.metrics import Metrics, Record, log_request
+from tickertape.server.middleware import record_of
 from tickertape.server.remote_files import RemoteFiles
 from tickertape.server.settings import Settings
 from tickertape.server.uploads import BODY_TIMEOUT, UploadMemory
@@ -57,7 +57,7 @@ class Service:
         headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
         key = self.keyring.authenticate(headers)
         if key is not None:
-            record_of(request).note(key_id=key.id)
+            record_of(request).key_id = key.id
         return key
 
     async def ready(self) -> None:
@@ -84,7 +84,7 @@ class Service:
 
     def observe(self, record: Record) -> None:
         """Count and log a transcription on the page, as the middleware does with API requests."""
-        record.note(total=record.elapsed)
-        self.metrics.observe(record.timings)
-        if record.timings.status >= 400 or self.settings.log_level not in ERRORS_ONLY:
-            log_request(record.timings, project=self.settings.project)
+        record.total = record.elapsed
+        self.metrics.observe(record)
+        if record.status >= 400 or self.settings.log_level not in ERRORS_ONLY:
+            log_request(record, project=self.settings.project)

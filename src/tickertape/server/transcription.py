@@ -26,7 +26,8 @@ from tickertape.pipeline import Model, Update
 from tickertape.server.admission import AudioReservation
 from tickertape.server.auth import Key
 from tickertape.server.errors import ClientDisconnectedError
-from tickertape.server.middleware import Record, record_of
+from tickertape.server.metrics import Record
+from tickertape.server.middleware import record_of
 from tickertape.server.multipart import Form, check_headers
 from tickertape.server.params import Order, form_schema, parse_form
 from tickertape.server.service import Service
@@ -34,7 +35,7 @@ from tickertape.server.sse import Stream
 from tickertape.server.tasks import race
 from tickertape.server.uploads import Upload, receive_form
 from tickertape.transcripts import formats
-from tickertape.types import SAMPLE_RATE, Audio, Decoded, Segment, Task, Transcript
+from tickertape.types import SAMPLE_RATE, Audio, Segment, Task, Transcript
 
 T = TypeVar("T")
 MAX_CHANNELS = {
@@ -49,7 +50,6 @@ class Transcription:
     def __init__(self, service: Service, record: Record) -> None:
         self._service = service
         self._record = record
-        self._batches = 0.0  # sum of the windows' batch sizes
 
     async def decode(self, form: Form, order: Order, upload: Upload, reservation: AudioReservation) -> Audio:
         """Decode the form's file, free its memory and reserve its length. Raises `AudioError` or `OverloadedError`."""
@@ -68,10 +68,10 @@ class Transcription:
                 raise
             raise OptionError(error.message, "audio_track", "invalid_audio_track") from error
         upload.release()
-        channels = decoded.samples.shape[0]
-        seconds = self._record.elapsed - before
-        self._record.note(decode_audio=seconds, audio_seconds=decoded.seconds, channels=channels)
-        reservation.resize(decoded.seconds * channels)
+        record = self._record
+        record.decode_audio = record.elapsed - before
+        record.audio_seconds, record.channels = decoded.seconds, decoded.samples.shape[0]
+        reservation.resize(decoded.seconds * record.channels)
         return replace(decoded, notices=order.notices + decoded.notices)
 
     def _limits(self, order: Order) -> Limits:
@@ -96,26 +96,19 @@ class Transcription:
                 yield update
 
     def _note(self, update: Update, model: Model) -> None:
-        past = self._record.timings
-        if update.decoded is not None:
+        record, decoded = self._record, update.decoded
+        if decoded is not None:
             self._service.readiness.alive(model.info.name)
-            self._record.note(**self._costs(update.decoded))
-        if update.segments and not past.first_text:
-            self._record.note(first_text=self._record.elapsed)
+            record.windows += 1
+            record.batch_size += (decoded.batch_size - record.batch_size) / record.windows
+            record.fallbacks += decoded.attempts - 1
+            record.queue = max(record.queue, decoded.queue_seconds)
+            record.encode += decoded.encode_seconds
+            record.decode += decoded.decode_seconds
+        if update.segments and not record.first_text:
+            record.first_text = record.elapsed
         if update.transcript is not None:
-            self._record.note(warnings=tuple(notice.code for notice in update.transcript.notices))
-
-    def _costs(self, decoded: Decoded) -> dict[str, Any]:
-        past = self._record.timings
-        self._batches += decoded.batch_size
-        return {
-            "windows": past.windows + 1,
-            "batch_size": self._batches / (past.windows + 1),
-            "fallbacks": past.fallbacks + decoded.attempts - 1,
-            "queue": max(past.queue, decoded.queue_seconds),
-            "encode": past.encode + decoded.encode_seconds,
-            "decode": past.decode + decoded.decode_seconds,
-        }
+            record.warnings = tuple(notice.code for notice in update.transcript.notices)
 
 
 class TranscriptionResponse(Response):
@@ -134,7 +127,7 @@ class TranscriptionResponse(Response):
         """Authenticate, admit and handle the request. Raises `TickertapeError` until the response has begun."""
         self._receive, self._send = receive, send
         self._events = Stream(send)
-        self._record.note(task=self._task)
+        self._record.task = self._task
         key = self._service.authenticate(self._request)
         with ExitStack() as resources:
             resources.enter_context(self._service.requests.admit())
@@ -163,12 +156,11 @@ class TranscriptionResponse(Response):
         upload = resources.enter_context(Upload(service.uploads))
         fields = form_schema(self._task)["properties"]
         form = await receive_form(self._receive, boundary, upload, fields=fields, settings=service.settings)
-        self._record.note(read=self._record.elapsed)
+        self._record.read = self._record.elapsed
         reservation = resources.enter_context(service.admission.reserve())
         order = parse_form(form, self._task, service.models, beam_size=service.settings.beam_size)
-        self._record.note(
-            model=order.model.info.name, response_format=order.form.response_format, stream=order.form.stream
-        )
+        self._record.model, self._record.stream = order.model.info.name, order.form.stream
+        self._record.response_format = order.form.response_format
         updates = partial(self._updates, form, order, upload, reservation)  # a generator here would keep the audio
         if order.form.stream:
             await self._until_cancelled(_send_events(self._events, order, updates()))
@@ -182,7 +174,7 @@ class TranscriptionResponse(Response):
         if order.form.file_url:
             before = self._record.elapsed
             form.file = await self._service.remote_files.fetch(order.form.file_url, upload.grow)
-            self._record.note(read=self._record.timings.read + self._record.elapsed - before)
+            self._record.read += self._record.elapsed - before
         audio = await self._transcription.decode(form, order, upload, reservation)
         async with aclosing(self._transcription.transcribe(audio, order, reservation, self._deadline)) as updates:
             async for update in updates:
@@ -196,7 +188,7 @@ class TranscriptionResponse(Response):
         return await race(work, _disconnected(self._receive), _expired(self._deadline))
 
     async def _fail_stream(self, error: TickertapeError) -> None:
-        self._record.note(status=error.status, code=error.code)
+        self._record.fail(error)
         if not isinstance(error, ClientDisconnectedError):
             await self._events.fail(error)
 

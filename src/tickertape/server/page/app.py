@@ -37,8 +37,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from tickertape.errors import CallerError, OptionError, TickertapeError
 from tickertape.server.errors import ClientDisconnectedError, NotFoundError
 from tickertape.server.logs import log_exception
-from tickertape.server.metrics import Timings
-from tickertape.server.middleware import Record
+from tickertape.server.metrics import Record
 from tickertape.server.multipart import Form, check_headers
 from tickertape.server.page.guard import Guard
 from tickertape.server.page.messages import Json, Messages
@@ -226,7 +225,7 @@ class PageHandlers:
             ):
                 async for message in made_in_time:
                     if message["state"] == "done":
-                        record.note(status=200, code="")
+                        record.status, record.code = 200, ""
                     yield message
         except Exception as error:  # noqa: BLE001 - the browser gets a sentence, the log the location
             yield messages.fail(_public_error(error, record))
@@ -245,7 +244,7 @@ class PageHandlers:
             form = pending.form
             form.fields = _form_fields(fields)
             order = parse_form(form, _task(fields), service.models, beam_size=service.settings.beam_size)
-            record.note(model=order.model.info.name, task=_task(fields))
+            record.model, record.task = order.model.info.name, _task(fields)
             audio = await transcription.decode(form, order, pending.memory, reservation)
             yield await messages.start(audio)
             deadline = time.time() + service.settings.request_timeout
@@ -268,26 +267,25 @@ class PageHandlers:
         headers = [f"Bearer {given}".encode()] if isinstance(given, str) and given else []
         key = self._service.keyring.authenticate(headers)
         if key is not None:
-            record.note(key_id=key.id)
+            record.key_id = key.id
         self._service.rate_limiter.take(key)
         inside.enter_context(self._service.rate_limiter.running(key))
 
 
 def _new_record() -> Record:
     """A record for metrics and the log. Its status is that of a client that disconnects, until the end is known."""
-    status, code = ClientDisconnectedError.status, ClientDisconnectedError.code
-    reference = f"page_{secrets.token_hex(6)}"
-    return Record(Timings(reference, method="POST", endpoint=ENDPOINT, status=status, code=code, stream=True))
+    record = Record(f"page_{secrets.token_hex(6)}", method="POST", endpoint=ENDPOINT, stream=True)
+    record.fail(ClientDisconnectedError())
+    return record
 
 
 def _public_error(error: Exception, record: Record) -> TickertapeError:
     """The error to show in the browser; its status and code are recorded."""
     known = error
     if not isinstance(known, TickertapeError):
-        reference = record.timings.request_id
-        log_exception(logger, error, request_id=reference)
-        known = TickertapeError(f"The server failed; its log has the details under {reference}.")
-    record.note(status=known.status, code=known.code)
+        log_exception(logger, error, request_id=record.request_id)
+        known = TickertapeError(f"The server failed; its log has the details under {record.request_id}.")
+    record.fail(known)
     return known
 
 
