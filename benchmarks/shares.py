@@ -15,7 +15,7 @@ from benchmarks.systems import RATE
 from tickertape.audio import chunking
 from tickertape.audio.decode import decode
 from tickertape.audio.vad import SpeechDetector
-from tickertape.checkpoints.prepare import prepare
+from tickertape.engine.loading import LoadOptions, load_engine
 from tickertape.engine.mel import log_mel
 from tickertape.engine.whisper import WhisperEngine
 from tickertape.types import WINDOW_SAMPLES, Options
@@ -25,7 +25,7 @@ def main(checkpoint: str, work: str, tokens: int, rounds: int, threads: int) -> 
     """Measure each step several times; print medians as one line of JSON."""
     with np.load(Path(work) / "clips.npz") as stored:
         recording = _mp3(np.concatenate([stored[name] for name in stored.files[:8]]))
-    engine = WhisperEngine.load(prepare(Path(checkpoint), cache=Path(work) / "cache"), threads=threads)
+    engine = load_engine(checkpoint, LoadOptions(threads=threads, cache=Path(work) / "cache"))
     detector = SpeechDetector(threads=1)
     runs = [_run(recording, engine, detector, tokens) for _ in range(rounds + 1)][1:]  # without the warm-up run
     seconds = {step: statistics.median(run[step] for run in runs) for step in runs[0]}

@@ -60,7 +60,7 @@ class Tickertape:
 
     def __init__(self, setup: Setup) -> None:
         from tickertape.checkpoints.prepare import prepare
-        from tickertape.engine.whisper import WhisperEngine
+        from tickertape.engine.loading import LoadOptions, open_prepared
         from tickertape.types import Options
 
         self.counted: list[int] = []
@@ -68,7 +68,7 @@ class Tickertape:
         prepared = prepare(setup.checkpoint, cache=setup.cache, compute_type=setup.compute_type)
         if setup.context != "auto":
             prepared = replace(prepared, audio_context=setup.context)
-        self.engine = WhisperEngine.load(prepared, precision=setup.precision, threads=setup.threads)
+        self.engine = open_prepared(prepared, LoadOptions(precision=setup.precision, threads=setup.threads))
         self.engine._decoder = _Counting(self.engine._decoder, self.counted)
         self.options = Options(
             language=setup.language,

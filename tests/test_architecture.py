@@ -37,7 +37,7 @@ BUDGET = {
     "transcripts": 730,
     "audio": 2101,
     "checkpoints": 1280,
-    "engine": 1287,
+    "engine": 1162,
     "server": 4180,
     "cluster": 985,
     "deploy": 540,

@@ -9,38 +9,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.checkpoint_factory import make_tokenizer
-from tickertape.engine.tokenizer import Tokens
+from tickertape.engine.tokenizer import WhisperTokenizer
 from tickertape.types import SAMPLES_PER_TOKEN, WINDOW_SAMPLES, Options
 
 ROOM = 223  # tokens of earlier text: half of the 448 positions, less one for `<|startofprev|>`
 calm = settings(deadline=None)
 
 
-def load(folder: Path, kind: str) -> Tokens:
+def load(folder: Path, kind: str) -> WhisperTokenizer:
     tokenizer = make_tokenizer(kind)
     path = folder / f"{kind}.json"
     tokenizer.save(str(path))
     special = {token: i for token, i in tokenizer.get_vocab().items() if token.startswith("<|") and "." not in token}
-    return Tokens(path, special, () if kind == "micro.en" else ("en", "de", "fr"))
+    return WhisperTokenizer(path, special, () if kind == "micro.en" else ("en", "de", "fr"))
 
 
 @pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> WhisperTokenizer:
     """A multilingual tokenizer."""
     return load(tmp_path_factory.mktemp("tokens"), "micro")
 
 
 @pytest.fixture(scope="module")
-def english(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+def english(tmp_path_factory: pytest.TempPathFactory) -> WhisperTokenizer:
     """An English-only tokenizer."""
     return load(tmp_path_factory.mktemp("tokens"), "micro.en")
 
 
-def names(tokens: Tokens, ids: list[int]) -> list[str]:
+def names(tokens: WhisperTokenizer, ids: list[int]) -> list[str]:
     return [tokens._tokenizer.id_to_token(one) for one in ids]
 
 
-def test_a_prompt_says_language_task_and_timestamps(tokens: Tokens) -> None:
+def test_a_prompt_says_language_task_and_timestamps(tokens: WhisperTokenizer) -> None:
     """The prompt holds the language, the task and, without timestamps, the token that says so."""
     plain = tokens.prompt(Options(timestamps=False), "de", ROOM)
     assert ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"] == names(tokens, plain)
@@ -48,13 +48,13 @@ def test_a_prompt_says_language_task_and_timestamps(tokens: Tokens) -> None:
     assert ["<|startoftranscript|>", "<|fr|>", "<|translate|>"] == names(tokens, timed)
 
 
-def test_english_only_checkpoints_get_no_language(english: Tokens) -> None:
+def test_english_only_checkpoints_get_no_language(english: WhisperTokenizer) -> None:
     """An English-only checkpoint expects neither a language nor a task."""
     assert ["<|startoftranscript|>"] == names(english, english.prompt(Options(), "en", ROOM))
     assert ("en",) == english.languages
 
 
-def test_a_long_prompt_keeps_its_end(tokens: Tokens) -> None:
+def test_a_long_prompt_keeps_its_end(tokens: WhisperTokenizer) -> None:
     """Earlier text is cut to 223 tokens at its beginning, since its end matters most."""
     whole = tokens.encode(" " + " ".join(["abc"] * 400) + " end")
     prompt = tokens.prompt(Options(prompt=" ".join(["abc"] * 400) + " end"), "en", ROOM)
@@ -63,7 +63,7 @@ def test_a_long_prompt_keeps_its_end(tokens: Tokens) -> None:
     assert 1 + ROOM + 3 == len(prompt)
 
 
-def test_hotwords_and_prompt_share_the_room(tokens: Tokens) -> None:
+def test_hotwords_and_prompt_share_the_room(tokens: WhisperTokenizer) -> None:
     """Hotwords come first and take at most half; the prompt's end fills the rest."""
     prompt = tokens.prompt(Options(hotwords="ab " * 300, prompt="xyz " * 300), "en", ROOM)
     assert 1 + ROOM + 3 == len(prompt)
@@ -71,7 +71,7 @@ def test_hotwords_and_prompt_share_the_room(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "   ", None])
-def test_an_empty_prompt_is_none(tokens: Tokens, text: str | None) -> None:
+def test_an_empty_prompt_is_none(tokens: WhisperTokenizer, text: str | None) -> None:
     """White space is no earlier text."""
     assert tokens.prompt(Options(), "en", ROOM) == tokens.prompt(Options(prompt=text, hotwords=text), "en", ROOM)
 
@@ -79,14 +79,14 @@ def test_an_empty_prompt_is_none(tokens: Tokens, text: str | None) -> None:
 @pytest.mark.parametrize(
     "text", ["<|endoftext|>", "ab<|translate|>cd", "<|startoftranscript|><|de|>", "<|0.00|><|3.00|>"]
 )
-def test_special_tokens_in_a_prompt_are_inert(tokens: Tokens, text: str) -> None:
+def test_special_tokens_in_a_prompt_are_inert(tokens: WhisperTokenizer, text: str) -> None:
     """What a caller writes is text, whatever it looks like."""
     assert all(one < tokens.end for one in tokens.encode(text))
 
 
 @calm
 @given(text=st.text(max_size=60))
-def test_text_survives(tokens: Tokens, text: str) -> None:
+def test_text_survives(tokens: WhisperTokenizer, text: str) -> None:
     """Any text without special tokens is the same after encoding and decoding, whole and byte by byte."""
     ids = tokens.encode(text)
     if "<|" not in text:
@@ -100,7 +100,7 @@ TIME = st.integers(0, 1500)
 
 @calm
 @given(data=st.lists(st.one_of(TEXT, TIME.map(lambda t: -t - 1)), max_size=60), length=st.integers(1, WINDOW_SAMPLES))
-def test_phrases_keep_every_token(tokens: Tokens, data: list[int], length: int) -> None:
+def test_phrases_keep_every_token(tokens: WhisperTokenizer, data: list[int], length: int) -> None:
     """Phrases hold all text tokens in order, lie within the window, and never end before they start."""
     ids = [one if one > 0 else tokens.first_time - one - 1 for one in data]
     phrases = tokens.phrases(ids, length)
@@ -118,7 +118,7 @@ def test_phrases_keep_every_token(tokens: Tokens, data: list[int], length: int) 
 )
 @pytest.mark.slow
 def test_phrases_lie_where_the_timestamps_say(
-    tokens: Tokens, steps: list[tuple[int, int, list[int]]], pause: bool
+    tokens: WhisperTokenizer, steps: list[tuple[int, int, list[int]]], pause: bool
 ) -> None:
     """A pair of timestamps around text gives its phrase, in samples."""
     at, ids, expected = 0, list[int](), []
@@ -131,21 +131,21 @@ def test_phrases_lie_where_the_timestamps_say(
     assert expected == [(phrase.start, phrase.end, phrase.tokens) for phrase in found]
 
 
-def test_an_unfinished_phrase_is_kept(tokens: Tokens) -> None:
+def test_an_unfinished_phrase_is_kept(tokens: WhisperTokenizer) -> None:
     """Text after the last timestamp lasts until the window's end."""
     first = tokens.first_time
     found = tokens.phrases([first, 300, first + 50, first + 50, 301, 302], 32_000)
     assert [(0, 16_000, (300,)), (16_000, 32_000, (301, 302))] == [(p.start, p.end, p.tokens) for p in found]
 
 
-def test_text_without_timestamps_is_one_phrase(tokens: Tokens) -> None:
+def test_text_without_timestamps_is_one_phrase(tokens: WhisperTokenizer) -> None:
     """Without timestamps the whole window is one phrase."""
     assert [(0, 9_999, (300, 301))] == [(p.start, p.end, p.tokens) for p in tokens.phrases([300, 301], 9_999)]
 
 
 @calm
 @given(text=st.text("abc xyz,.'äß語カ ", max_size=40), spaced=st.booleans())
-def test_words_lose_nothing(tokens: Tokens, text: str, spaced: bool) -> None:
+def test_words_lose_nothing(tokens: WhisperTokenizer, text: str, spaced: bool) -> None:
     """Words join to the text and hold every token; where spaces are written, each later word begins with one."""
     ids = tokens.encode(text)
     words = tokens.words(ids, spaced=spaced)
@@ -154,7 +154,7 @@ def test_words_lose_nothing(tokens: Tokens, text: str, spaced: bool) -> None:
     assert all(word.startswith(" ") for word, _ in words[1:]) or not spaced
 
 
-def test_characters_are_never_split(tokens: Tokens) -> None:
+def test_characters_are_never_split(tokens: WhisperTokenizer) -> None:
     """A character of several tokens is in one word, even where no spaces are written."""
     words = tokens.words(tokens.encode("語カ"), spaced=False)
     assert ["語", "カ"] == [word for word, _ in words]

@@ -14,7 +14,8 @@ import pytest
 from tests.support.audio_factory import speech
 from tests.support.checkpoint_factory import make_checkpoint
 from tickertape.checkpoints.prepare import Prepared, prepare
-from tickertape.engine.tokenizer import Tokens
+from tickertape.engine.hardware import choose_device
+from tickertape.engine.loading import LoadOptions, open_prepared
 from tickertape.engine.whisper import (
     BEST_OF,
     TRIMMED_SECONDS,
@@ -22,8 +23,6 @@ from tickertape.engine.whisper import (
     _Attempt,
     _fails,
     _is_silence,
-    choose_device,
-    compression_ratio,
 )
 from tickertape.errors import EngineError, OptionError
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, DecodeError, Options, Retry, Window
@@ -42,7 +41,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module")
 def engine(prepared: Prepared) -> WhisperEngine:
     """The real engine around it, in float32."""
-    return WhisperEngine.load(prepared, device="cpu", precision="f32", threads=1)
+    return open_prepared(prepared, LoadOptions(device="cpu", precision="f32", threads=1))
 
 
 def window(seed: int, seconds: float = 2.0) -> Window:
@@ -109,11 +108,11 @@ def test_a_prompt_is_never_part_of_the_text(engine: WhisperEngine) -> None:
 def test_suppressed_tokens_are_never_written(engine: WhisperEngine, prepared: Prepared) -> None:
     """Brackets, notes and special tokens, which the checkpoint suppresses, stay out of the text."""
     suppressed = json.loads((prepared.folder / "config.json").read_text())["suppress_ids"]
-    forbidden = {*suppressed, *engine._tokens.specials}
+    forbidden = {*suppressed, *engine._tokenizer.specials}
     outcomes = engine.decode([window(n) for n in range(4)], [replace(GREEDY, max_new_tokens=60)] * 4)
     written = {token for outcome in outcomes for segment in text_of(outcome).segments for token in segment.tokens}
     assert set() == written & forbidden
-    assert all(token < engine._tokens.end for token in written)
+    assert all(token < engine._tokenizer.end for token in written)
 
 
 def test_a_language_is_detected_where_none_is_given(engine: WhisperEngine) -> None:
@@ -204,8 +203,7 @@ class FakeDecoder:
 
 def faked(engine: WhisperEngine, prepared: Prepared, decoder: FakeDecoder) -> WhisperEngine:
     """The engine with its encoder, around another decoder."""
-    tokens = Tokens(prepared.tokenizer, prepared.special_tokens, prepared.languages)
-    return WhisperEngine(decoder, engine._encoder, tokens, prepared, ())
+    return WhisperEngine(decoder, engine._encoder, prepared, ())
 
 
 def test_only_failing_windows_are_tried_again(engine: WhisperEngine, prepared: Prepared) -> None:
@@ -322,7 +320,7 @@ def test_the_rule_of_silence(silence: float, logprob: float, ratio: float, fails
     """Fallback and silence follow openai/whisper transcribe.py, `decode_with_fallback` and what follows it."""
     text = {1.5: "abcdefghijklmnopqrstuvwxyz", 3.0: "ab" * 60}[ratio]
     attempt = _Attempt((300,), text, logprob, silence, 0.0)
-    assert (ratio > 2.4) == (compression_ratio(text) > 2.4)
+    assert (ratio > 2.4) == (attempt.compression_ratio > 2.4)
     assert fails == _fails(attempt, Options())
     assert silent == _is_silence(attempt, Options())
 
@@ -345,8 +343,8 @@ def test_silence_has_no_segments(engine: WhisperEngine, prepared: Prepared) -> N
 
 def test_segments_lie_where_the_timestamps_say(engine: WhisperEngine, prepared: Prepared) -> None:
     """Segment times are the model's timestamps; a last phrase without an end lasts to the window's."""
-    first = engine._tokens.first_time
-    words = [first, *engine._tokens.encode(" ab cd"), first + 25, first + 30, *engine._tokens.encode(" ef")]
+    first = engine._tokenizer.first_time
+    words = [first, *engine._tokenizer.encode(" ab cd"), first + 25, first + 30, *engine._tokenizer.encode(" ef")]
     decoder = FakeDecoder({prepared.special_tokens["<|en|>"]: {0.0: (words, -0.1)}})
     decoded = text_of(faked(engine, prepared, decoder).decode([window(0)], [Options(language="en")])[0])
     assert [(0, 8_000, " ab cd"), (9_600, 32_000, " ef")] == [
@@ -356,10 +354,10 @@ def test_segments_lie_where_the_timestamps_say(engine: WhisperEngine, prepared: 
 
 def test_empty_text_has_no_ratio() -> None:
     """An empty text compresses to nothing and passes the check."""
-    assert 0.0 == compression_ratio("")
+    assert 0.0 == _Attempt((), "", 0.0, 0.0, 0.0).compression_ratio
 
 
 def test_folders_are_opened_by_path(prepared: Prepared) -> None:
     """A prepared folder is all the engine needs."""
     assert isinstance(prepared.folder, Path)
-    assert WhisperEngine.load(prepared, threads=1, precision="f32").info.languages
+    assert open_prepared(prepared, LoadOptions(threads=1, precision="f32")).info.languages

@@ -16,6 +16,7 @@ import pytest
 from tests.support.audio_factory import speech
 from tests.support.checkpoint_factory import make_checkpoint
 from tickertape.checkpoints.prepare import prepare
+from tickertape.engine.loading import LoadOptions, open_prepared
 from tickertape.engine.mel import log_mel
 from tickertape.engine.whisper import WhisperEngine
 from tickertape.types import WINDOW_SAMPLES, Decoded, Options, Window
@@ -60,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @cache
 def engine(folder: Path, compute_type: str = "float32", precision: str = "f32") -> WhisperEngine:
     prepared = prepare(folder, cache=folder.parent / "cache", compute_type=compute_type)
-    return WhisperEngine.load(prepared, device="cpu", precision=precision, compute_type=compute_type, threads=2)
+    return open_prepared(prepared, LoadOptions("cpu", compute_type, precision, threads=2))
 
 
 @cache
@@ -78,22 +79,24 @@ def reference(folder: Path, heard: Window, options: Options, made: WhisperEngine
     """The reference's answer, read from its scores at each step."""
     whisper = model(folder)
     mel = log_mel(heard.samples, WINDOW_SAMPLES, whisper.config.num_mel_bins)
-    prompt = made._tokens.prompt(options, options.language or "en", 223)
+    prompt = made._tokenizer.prompt(options, options.language or "en", 223)
     settings: dict[str, Any] = {"return_timestamps": options.timestamps, "max_new_tokens": options.max_new_tokens}
     if whisper.generation_config.is_multilingual:
         settings |= {"language": options.language, "task": options.task}
     if options.prompt:
-        settings["prompt_ids"] = torch.tensor(prompt[: prompt.index(made._tokens.start)])
+        settings["prompt_ids"] = torch.tensor(prompt[: prompt.index(made._tokenizer.start)])
     features = torch.from_numpy(mel)[None]
     with quiet(), torch.no_grad():
         answer = first_pass(whisper, features, settings)
-        first = prompt[: prompt.index(made._tokens.start) + 1]
+        first = prompt[: prompt.index(made._tokenizer.start) + 1]
         logits = whisper(features, decoder_input_ids=torch.tensor([first])).logits[0, -1]
     scores = [torch.log_softmax(step[0].float(), dim=-1) for step in answer.scores]
     chosen = [int(step.argmax()) for step in scores]
-    length = chosen.index(made._tokens.end) if made._tokens.end in chosen else len(chosen)
+    length = chosen.index(made._tokenizer.end) if made._tokenizer.end in chosen else len(chosen)
     total = sum(float(step.max()) for step in scores[: length + 1])
-    silence = next(made._tokens._special[n] for n in ("<|nospeech|>", "<|nocaptions|>") if n in made._tokens._special)
+    silence = next(
+        made._tokenizer._special[n] for n in ("<|nospeech|>", "<|nocaptions|>") if n in made._tokenizer._special
+    )
     return Expected(tuple(chosen[:length]), total / (length + 1), float(logits.softmax(-1)[silence]))
 
 
@@ -222,7 +225,7 @@ def word_errors(cache: Path, compute_type: str, precision: str) -> float:
 def demo(cache: Path, compute_type: str, precision: str, context: str) -> WhisperEngine:
     """The demo checkpoint in these numbers, windows `full` or `trimmed`."""
     prepared = replace(prepare(DEMO, cache=cache, compute_type=compute_type), audio_context=context)
-    return WhisperEngine.load(prepared, device="cpu", precision=precision, compute_type=compute_type, threads=2)
+    return open_prepared(prepared, LoadOptions("cpu", compute_type, precision, threads=2))
 
 
 def manifest(name: str) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from tickertape import __version__
 from tickertape.checkpoints.cache import default_cache
 from tickertape.engine import hardware
 from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
-from tickertape.engine.whisper import choose_device
 from tickertape.errors import CheckpointNotFoundError
 
 LIBRARIES = ("ctranslate2", "openvino", "av", "tokenizers", "numpy")
@@ -20,7 +19,7 @@ GIB = 2**30
 def machine_facts(device: str = "auto") -> dict[str, Any]:
     """The machine and the installation."""
     cores, memory = hardware.cores(), hardware.memory()
-    chosen, why = choose_device(device)
+    chosen, why = hardware.choose_device(device)
     return {
         "tickertape": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",

@@ -1,6 +1,6 @@
 """LocalBackend: dynamic micro-batches around an engine that runs in one thread.
 
-A batch is closed only when the engine is free: batches grow with the load, and a single request never waits for others.
+A batch is closed only when the engine is free: batches grow with the load, and a single window never waits for others.
 The engine replicas of a cluster use the same class.
 """
 
@@ -36,15 +36,15 @@ class _QueuedWindow:
 
     @property
     def alone(self) -> bool:
-        """Whether the window may not share a batch: a retry would keep the other windows waiting."""
+        """Whether the window needs a batch of its own: a retry would delay other windows."""
         return self.before is not None or isinstance(self.window, Retry)
 
 
 class LocalBackend:
     """Schedules windows onto one engine: `await backend.decode(window, options)`.
 
-    Urgent and short windows go first. A window is dropped before the engine sees it if its caller has cancelled or its
-    deadline has passed. A window that needs another temperature goes back to the queue; its batch is answered.
+    Urgent and short windows go first. Cancelled windows and those past their deadline never reach the engine. A window
+    that needs another temperature returns to the queue; the rest of its batch is answered.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LocalBackend:
         watch: Callable[[], AbstractContextManager[object]] = nullcontext,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`watch()` is entered around every call of the engine, in the engine's thread."""
+        """`watch()` surrounds every call of the engine, in the engine's thread."""
         self._decode: Any = getattr(engine, "decode_once", engine.decode)
         self._batch = batch
         self._watch = watch
@@ -115,7 +115,7 @@ class LocalBackend:
         return batch
 
     async def _outcomes(self, batch: list[_QueuedWindow]) -> list[Outcome]:
-        """Call the engine in its thread. Whatever goes wrong becomes the outcome of each window."""
+        """Call the engine in its thread. An exception becomes the outcome of each window."""
         try:
             if (begin := batch[0].before) is not None:
                 await begin()
@@ -131,11 +131,16 @@ class LocalBackend:
         try:
             with self._watch():
                 outcomes = list(self._decode(windows, options))
-        except (SystemExit, KeyboardInterrupt) as error:  # in this thread they would end the queue, not the process
+        except (SystemExit, KeyboardInterrupt) as error:  # in this thread they would stop the queue, not the process
             raise RuntimeError("the engine tried to end the process") from error
         if len(outcomes) != len(windows):
             raise EngineError(f"The engine returned {len(outcomes)} outcomes for {len(windows)} windows.")
-        return [_checked(outcome) for outcome in outcomes]
+        return [
+            outcome
+            if isinstance(outcome, Decoded | DecodeError | Retry)
+            else EngineError(f"The engine returned a {type(outcome).__name__} for a window.")
+            for outcome in outcomes
+        ]
 
     def _finish(self, queued: _QueuedWindow, outcome: Outcome, seconds: float) -> None:
         """Answer the caller, or put a retry back into the queue."""
@@ -143,15 +148,9 @@ class LocalBackend:
             return
         if isinstance(outcome, Retry):
             queued.window, queued.before, queued.queued_at = outcome, None, self._clock()
-            queued.due += seconds  # each pass costs its place: else one difficult window would hold up all the others
+            queued.due += seconds  # else one difficult window would delay all others
             self._queue.push(queued.due, queued)
         elif isinstance(outcome, DecodeError):
             queued.result.set_exception(outcome)
         else:
             queued.result.set_result(replace(outcome, queue_seconds=queued.queue_seconds))
-
-
-def _checked(outcome: object) -> Outcome:
-    if isinstance(outcome, Decoded | DecodeError | Retry):
-        return outcome
-    return EngineError(f"The engine returned a {type(outcome).__name__} for a window.")

@@ -22,14 +22,14 @@ Array: TypeAlias = NDArray[np.float32]
 
 
 class Encoder:
-    """An encoder that is ready to run, one call at a time. `reason` says what was chosen and why.
+    """A compiled encoder, for one call at a time. `reason` gives its precision and why it was chosen.
 
-    Windows run one by one: a batch of them is no faster (every multiplication is large already), and so each gets
-    exactly the states it would get alone. `frames` fixes their length, which is 10 to 20 % faster than any length.
+    Windows run one by one: batches are no faster, because each multiplication is large already, and each window gets
+    exactly the states it would get alone. A fixed number of `frames` is 10 to 20 % faster than any length.
     """
 
     def __init__(self, path: Path, *, threads: int, precision: str = "auto", frames: int | None = None) -> None:
-        """Compile the graph at `path` for this CPU; `threads` 0 takes all. Raises `CorruptCheckpointError`."""
+        """Compile the graph at `path` for this CPU. Raises `CorruptCheckpointError`."""
         import openvino as ov
 
         core = ov.Core()
@@ -38,7 +38,7 @@ class Encoder:
             "INFERENCE_PRECISION_HINT": chosen,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # pinned threads wait for whoever else runs on their core
+            "ENABLE_CPU_PINNING": False,  # a pinned thread waits for other processes on its core
         }
         try:
             graph = core.read_model(path)
@@ -55,8 +55,7 @@ class Encoder:
     def encode(self, mel: Array) -> Array:
         """Encode log-mel [batch, n_mels, frames] to a new array [batch, ceil(frames / 2), d_model].
 
-        `frames` is at most 3,000, or what the encoder was fixed to. CTranslate2 takes the array without a copy
-        (`StorageView.from_array`) as long as it is kept alive.
+        `frames` is at most 3,000, or the fixed number.
         """
         batch, _, frames = mel.shape
         states = np.empty((batch, (frames + 1) // 2, self._width), np.float32)
@@ -67,9 +66,9 @@ class Encoder:
 
 
 def choose_precision(core: ov.Core) -> tuple[str, str]:
-    """The precision that is fast here, and why: bfloat16 where the CPU multiplies it natively, else float32."""
+    """The fast precision on this CPU, and why: bfloat16 if the CPU multiplies it natively, else float32."""
     default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()  # OpenVINO asks the CPU itself
     if default != "bf16":
         return "f32", "CPU has no bfloat16 arithmetic"
     native = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in instruction_sets()]
-    return "bf16", f"CPU has {native[0]}" if native else "CPU has bfloat16 arithmetic"
+    return "bf16", f"CPU has {[*native, 'bfloat16 arithmetic'][0]}"

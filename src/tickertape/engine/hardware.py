@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, instruction sets, each with where the value comes from."""
+"""The machine's cores, memory, instruction sets and devices, with the source of each value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from tickertape.errors import OptionError
 
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "avx_vnni",
                "asimd", "bf16")  # fmt: skip
@@ -21,12 +23,26 @@ class Detected:
     reason: str
 
 
+def choose_device(wanted: str) -> tuple[str, str]:
+    """Choose cpu or cuda, with the reason. Raises `OptionError` for a device that is unknown or not present."""
+    import ctranslate2
+
+    if wanted not in {"auto", "cpu", "cuda"}:
+        raise OptionError("The device must be cpu, cuda or auto.", "device", "invalid_device")
+    present = ctranslate2.get_cuda_device_count() > 0
+    if wanted == "cuda" and not present:
+        raise OptionError("No CUDA device is present; leave the device to auto.", "device", "invalid_device")
+    if wanted != "auto":
+        return wanted, "as asked"
+    return ("cuda", "a CUDA device is present") if present else ("cpu", "no CUDA device is present")
+
+
 @cache
 def keep_freed_memory() -> bool:
-    """Let the C library reuse large blocks rather than give them back to the system after each operation.
+    """Let the C library reuse freed memory of the whole process rather than return it to the system.
 
-    The decoder frees and asks for the same blocks at every step; without this the system clears them anew each time,
-    which took a tenth of the whole (docs/log.md). For all of the process, once. False where there is no glibc.
+    The decoder allocates the same large blocks at every step; clearing them took a tenth of the time (docs/log.md).
+    Returns False without glibc.
     """
     import ctypes
 
@@ -36,7 +52,7 @@ def keep_freed_memory() -> bool:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets that matter for speed here, in a fixed order; empty where the system does not tell."""
+    """The CPU's instruction sets that matter for speed, in a fixed order; empty if the system does not list them."""
     flags = _cpuinfo("flags", "Features").split()
     return tuple(name for name in CPU_FLAGS if name in flags)
 
@@ -47,7 +63,7 @@ def processor() -> str:
 
 
 def cores() -> Detected:
-    """The processor cores this process may use: what it is bound to, or what its container is granted."""
+    """The cores this process may use: its CPU affinity, or the container's quota if that is less."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     granted = _granted_cores()
     if granted is not None and granted < bound:
@@ -66,7 +82,7 @@ def memory() -> Detected:
 
 @cache
 def _cpuinfo(*fields: str) -> str:
-    """What Linux says of the first processor in the first of these fields; empty elsewhere."""
+    """The first of these fields in /proc/cpuinfo; empty outside Linux."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(fields):

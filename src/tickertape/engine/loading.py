@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tickertape.checkpoints.prepare import Prepared, Progress, prepare
+from tickertape.engine.encoder import Encoder
+from tickertape.engine.hardware import choose_device, cores, keep_freed_memory
+from tickertape.engine.mel import HOP
+from tickertape.engine.whisper import WhisperEngine
 from tickertape.errors import CheckpointNotFoundError, EngineError, OptionError
-
-if TYPE_CHECKING:
-    from tickertape.checkpoints.prepare import Prepared, Progress
-    from tickertape.engine.whisper import WhisperEngine
+from tickertape.types import WINDOW_SAMPLES
 
 DEMO_FOLDER = "checkpoint"
 PRECISIONS = ("auto", "f32", "bf16")
@@ -22,7 +23,7 @@ PRECISIONS = ("auto", "f32", "bf16")
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Where a checkpoint is found, and what it runs on. `tickertape.load` describes the fields."""
+    """How a checkpoint is found and loaded; `tickertape.load` describes the fields."""
 
     device: str = "auto"
     compute_type: str = "auto"
@@ -35,32 +36,20 @@ class LoadOptions:
 
 
 def load_engine(
-    model: str | Path, options: LoadOptions | None = None, *, progress: Progress | None = None
+    model: str | Path, options: LoadOptions = LoadOptions(), *, progress: Progress | None = None
 ) -> WhisperEngine:
     """Prepare a checkpoint unless the cache has it, and load it into an engine.
 
     Raises `CheckpointError`, `OptionError` if this machine lacks the device or compute type, and `EngineError`.
     """
-    from tickertape.engine.whisper import WhisperEngine
-
-    options = options or LoadOptions()
     if options.precision not in PRECISIONS:
         raise OptionError(f"The precision must be {' or '.join(PRECISIONS)}.", "precision", "invalid_precision")
     prepared = prepare_model(model, options, progress=progress)
     try:
-        return WhisperEngine.load(
-            prepared,
-            device=options.device,
-            compute_type=options.compute_type,
-            precision=options.precision,
-            threads=options.threads,
-        )
+        return open_prepared(prepared, options)
     except ValueError as error:  # CTranslate2 raises it for a compute type that the processor lacks
-        raise OptionError(
-            f"This machine cannot compute in {options.compute_type}; leave the compute type to auto.",
-            "compute_type",
-            "invalid_compute_type",
-        ) from error
+        message = f"This machine cannot compute in {options.compute_type}; leave the compute type to auto."
+        raise OptionError(message, "compute_type", "invalid_compute_type") from error
     except RuntimeError as error:
         raise EngineError("The model could not be loaded; `tickertape info` says what this machine has.") from error
 
@@ -70,22 +59,48 @@ def prepare_model(model: str | Path, options: LoadOptions, *, progress: Progress
 
     Raises `CheckpointError` and `OptionError`.
     """
-    from tickertape.checkpoints.prepare import prepare
-    from tickertape.engine.whisper import choose_device
-
     device, _ = choose_device(options.device)
-    compute_type = options.compute_type
-    if compute_type == "auto":
-        compute_type = "float16" if device == "cuda" else "int8"
-    return prepare(
-        model,
-        base=options.base,
-        cache=options.cache,
-        compute_type=compute_type,
-        offline=options.offline,
-        token=options.token,
-        progress=progress,
+    automatic = "float16" if device == "cuda" else "int8"
+    compute_type = automatic if options.compute_type == "auto" else options.compute_type
+    return prepare(model, base=options.base, cache=options.cache, compute_type=compute_type,
+                   offline=options.offline, token=options.token, progress=progress)  # fmt: skip
+
+
+def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> WhisperEngine:
+    """Load a prepared checkpoint."""
+    import ctranslate2
+
+    device, why_device = choose_device(options.device)
+    compute_type, why_type = _decoder_type(options.compute_type, device, prepared)
+    found = cores()
+    threads = options.threads or found.value
+    keep_freed_memory()
+    decoder = ctranslate2.models.Whisper(
+        str(prepared.folder), device, compute_type=compute_type, intra_threads=threads, inter_threads=1
     )
+    encoder = None
+    if device == "cpu" and prepared.encoder is not None:
+        frames = None if prepared.audio_context == "trimmed" else WINDOW_SAMPLES // HOP
+        encoder = Encoder(prepared.encoder, threads=threads, precision=options.precision, frames=frames)
+    reasons = (
+        f"device: {device} ({why_device})",
+        f"threads: {threads} ({'as asked' if options.threads else found.reason})",
+        f"encoder: {encoder.reason if encoder else f'ctranslate2 {compute_type} ({why_type})'}",
+        f"decoder: ctranslate2 {compute_type} ({why_type})",
+        f"windows: {prepared.audio_context} (declared by the checkpoint)",
+    )
+    return WhisperEngine(decoder, encoder, prepared, reasons)
+
+
+def _decoder_type(wanted: str, device: str, prepared: Prepared) -> tuple[str, str]:
+    """The decoder's number format, with the reason."""
+    if wanted != "auto":
+        return wanted, "as asked"
+    if device == "cuda":
+        return "float16", "fastest on CUDA"
+    if prepared.compute_type == "as is":
+        return "default", "as the CTranslate2 model was stored"
+    return prepared.compute_type, "as the checkpoint was prepared"
 
 
 def demo_checkpoint() -> Path:

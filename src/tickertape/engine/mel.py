@@ -25,7 +25,7 @@ Mel = NDArray[np.float32]
 def log_mel(samples: Samples, length: int, n_mels: int) -> Mel:
     """Compute the features of `samples`, shape [n], as if zeros followed up to `length` samples.
 
-    Returns shape [n_mels, length // 160]. Frames that hear only those zeros are filled in rather than computed.
+    Returns shape [n_mels, length // 160]. Frames of only those zeros are not computed.
     """
     frames = length // HOP
     sounding = min(frames, -(-(len(samples) + N_FFT // 2) // HOP) + 1)
@@ -54,23 +54,19 @@ def _mel_power(padded: Samples, frames: int, n_mels: int) -> Mel:
     from scipy import fft
 
     windows = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][:frames]
-    spectrum = fft.rfft(windows * _hann(), axis=1)
+    hann = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic
+    spectrum = fft.rfft(windows * hann, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
     banded: Mel = filters(n_mels) @ power.T
     return banded
 
 
 @cache
-def _hann() -> NDArray[np.float32]:
-    """Return a periodic Hann window, as the Fourier transform wants it."""
-    return np.hanning(N_FFT + 1)[:-1].astype(np.float32)
-
-
-@cache
 def filters(n_mels: int) -> Mel:
     """Build the Slaney mel filter bank, shape [n_mels, 201], each filter scaled to constant energy."""
     bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
-    edges = _hertz(np.linspace(0, _mels(SAMPLE_RATE / 2), n_mels + 2))
+    top = 15 + 27 * np.log(SAMPLE_RATE / 2 / 1000) / np.log(6.4)  # 8 kHz in mels
+    edges = _hertz(np.linspace(0, top, n_mels + 2))
     widths = np.diff(edges)
     slopes = edges[:, None] - bins[None, :]
     rising = -slopes[:-2] / widths[:-1, None]
@@ -80,11 +76,6 @@ def filters(n_mels: int) -> Mel:
     return single
 
 
-def _mels(hertz: float) -> float:
-    """Slaney's scale: linear to 1 kHz, logarithmic above."""
-    return float(hertz * 3 / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4))
-
-
 def _hertz(mels: NDArray[Any]) -> NDArray[Any]:
-    """Undo `_mels`."""
+    """Slaney's scale: linear to 1 kHz (15 mels), logarithmic above."""
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))

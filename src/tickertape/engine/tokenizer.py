@@ -14,7 +14,7 @@ from typing import Any
 
 from tickertape.types import SAMPLES_PER_TOKEN, Options
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for a part of a character
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for a part of a character in decoded text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Phrase:
     tokens: tuple[int, ...]
 
 
-class Tokens:
+class WhisperTokenizer:
     """A checkpoint's tokenizer and the ids of its special tokens.
 
-    `special` maps the names of special tokens to ids. `languages` are the codes the checkpoint has tokens for; none
-    for an English-only checkpoint, which expects neither a language nor a task.
+    `special` maps the names of special tokens to ids. `languages` are the codes with tokens: none in an English-only
+    checkpoint, whose prompt has neither language nor task.
     """
 
     def __init__(self, path: Path, special: Mapping[str, int], languages: Collection[str]) -> None:
@@ -48,15 +48,8 @@ class Tokens:
     @cached_property
     def specials(self) -> tuple[int, ...]:
         """The tokens that must never be written as text (openai/whisper decoding.py)."""
-        names = (
-            "<|translate|>",
-            "<|transcribe|>",
-            "<|startoflm|>",
-            "<|startofprev|>",
-            "<|nospeech|>",
-            "<|nocaptions|>",
-        )
-        return (self.start, *(self._special[name] for name in names if name in self._special))
+        names = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "nocaptions")
+        return (self.start, *(self._special[f"<|{name}|>"] for name in names if f"<|{name}|>" in self._special))
 
     def encode(self, text: str) -> list[int]:
         """Text to tokens. Special tokens that a caller writes, such as `<|endoftext|>`, are left out."""
@@ -73,29 +66,27 @@ class Tokens:
         return bytes(_BYTES[character] for character in piece if character in _BYTES)
 
     def task(self, options: Options, language: str) -> list[int]:
-        """The tokens that say what is wanted, from `<|startoftranscript|>` on."""
+        """The prompt's `<|startoftranscript|>`, language and task."""
         if self.english_only:
             return [self.start]
         return [self.start, self._special[f"<|{language}|>"], self._special[f"<|{options.task}|>"]]
 
     def prompt(self, options: Options, language: str, room: int) -> list[int]:
-        """Build the decoder's prompt: at most `room` tokens of earlier text, then the task."""
+        """Build the decoder's prompt: at most `room` tokens of hotwords and earlier text, then the task.
+
+        The end of the earlier text matters most, so its beginning is cut.
+        """
+        hotwords, earlier = (
+            self.encode(f" {text.strip()}") if text and text.strip() else []
+            for text in (options.hotwords, options.prompt)
+        )
+        hotwords = hotwords[: room // 2]
+        before = hotwords + earlier[max(0, len(earlier) - (room - len(hotwords))) :]
         task = self.task(options, language) + ([] if options.timestamps else [self.no_timestamps])
-        earlier = self._earlier(options, room)
-        return [self._special["<|startofprev|>"], *earlier, *task] if earlier else task
-
-    def _earlier(self, options: Options, room: int) -> list[int]:
-        """The caller's hotwords and prompt. The prompt's end matters most, so its beginning is cut."""
-        hotwords = self._spoken(options.hotwords)[: room // 2]
-        prompt = self._spoken(options.prompt)
-        return hotwords + prompt[max(0, len(prompt) - (room - len(hotwords))) :]
-
-    def _spoken(self, text: str | None) -> list[int]:
-        """Tokens of a text as it would follow others: after a space."""
-        return self.encode(" " + text.strip()) if text and text.strip() else []
+        return [self._special["<|startofprev|>"], *before, *task] if before else task
 
     def phrases(self, tokens: Sequence[int], length: int) -> list[Phrase]:
-        """Split at the timestamps. `length` is the window's, in samples; text that never ends lasts until there."""
+        """Split at the timestamps. `length` is the window's, in samples; text without an end time lasts until there."""
         found: list[Phrase] = []
         start, text = 0, list[int]()
         for token in tokens:
@@ -112,7 +103,7 @@ class Tokens:
         return found
 
     def words(self, tokens: Sequence[int], *, spaced: bool) -> list[tuple[str, tuple[int, ...]]]:
-        """Group text tokens into words: at spaces, or after every whole character where none are written."""
+        """Group text tokens into words at spaces (`spaced`), else into characters."""
         words: list[tuple[str, tuple[int, ...]]] = []
         for text, group in self._characters(tokens):
             if spaced and words and not text.startswith(" "):

@@ -1,10 +1,10 @@
 """Windows to text: log-mel, encoder, decoder, temperature fallback, word times.
 
-    engine = WhisperEngine.load(prepare("checkpoint"))
+    engine = load_engine("checkpoint")
     outcomes = engine.decode(windows, options)
 
-OpenVINO encodes on a CPU, CTranslate2 decodes; on CUDA CTranslate2 does both. Windows that can share a call of the
-decoder do, whatever their languages, tasks and texts; each gets exactly what it would get alone. The rules around the
+OpenVINO encodes on a CPU, CTranslate2 decodes; on CUDA CTranslate2 does both. Windows with the same prompt layout and
+search parameters share a call of the decoder; each gets exactly the result it would get alone. The rules around the
 decoder are those of openai/whisper transcribe.py and decoding.py.
 """
 
@@ -24,27 +24,15 @@ from numpy.typing import NDArray
 
 from tickertape.checkpoints.prepare import Prepared
 from tickertape.engine.encoder import Encoder
-from tickertape.engine.hardware import cores, keep_freed_memory
 from tickertape.engine.mel import HOP, log_mel
-from tickertape.engine.tokenizer import Phrase, Tokens
-from tickertape.engine.word_timestamps import Alignment, clip_starts, time_words
-from tickertape.errors import DecodeError, EngineError, OptionError, TickertapeError
+from tickertape.engine.tokenizer import WhisperTokenizer
+from tickertape.engine.word_timestamps import clip_starts, time_words
+from tickertape.errors import DecodeError, EngineError, TickertapeError
 from tickertape.transcripts.languages import SPACELESS
-from tickertape.types import (
-    SAMPLE_RATE,
-    WINDOW_SAMPLES,
-    WINDOW_SECONDS,
-    Decoded,
-    ModelInfo,
-    Options,
-    Retry,
-    Segment,
-    Window,
-    Word,
-)
+from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, ModelInfo, Options, Retry, Segment, Window, Word
 
-# Lengths to which trimmed windows are padded, in seconds: few enough that windows meet in a batch, and with silence
-# after every window, as there is in a full one. Without it the demo checkpoint's text is the full window's less often.
+# Lengths to which trimmed windows are padded, in seconds: few, so that windows share batches. Silence follows each, as
+# in a full window; otherwise the demo checkpoint's text differs from the full window's more often.
 TRIMMED_SECONDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25)
 SILENCE_SECONDS = 0.5
 BEST_OF = 5  # samples at temperatures above 0, of which the most probable is taken (openai/whisper's `best_of`)
@@ -63,7 +51,7 @@ class _State:
     options: Options
     length: int  # samples, padded
     features: Array  # mel [n_mels, frames], then encoder states [positions, d_model] where OpenVINO encodes
-    language: str = "en"
+    language: str
     language_probability: float = 1.0
     attempt: _Attempt | None = None
     attempts: int = 0
@@ -83,7 +71,7 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """What one pass of the decoder gave."""
+    """The result of one pass of the decoder."""
 
     tokens: tuple[int, ...]
     text: str
@@ -93,65 +81,18 @@ class _Attempt:
 
     @property
     def compression_ratio(self) -> float:
-        return compression_ratio(self.text)
-
-
-def compression_ratio(text: str) -> float:
-    """How far the text compresses; above 2.4 it most likely repeats itself. Empty text: 0."""
-    raw = text.encode("utf-8")
-    return len(raw) / len(zlib.compress(raw)) if raw else 0.0
+        """How far the text compresses; above 2.4 it most likely repeats itself. Empty text: 0."""
+        raw = self.text.encode("utf-8")
+        return len(raw) / len(zlib.compress(raw))
 
 
 class WhisperEngine:
     """An `Engine` around one prepared checkpoint. Not thread-safe: one call at a time."""
 
-    def __init__(
-        self, decoder: Any, encoder: Encoder | None, tokens: Tokens, prepared: Prepared, reasons: tuple[str, ...]
-    ):
-        self._decoder = decoder
-        self._encoder = encoder
-        self._tokens = tokens
-        self.prepared = prepared
-        self.reasons = reasons  # what was chosen, and why, one line each
-
-    @classmethod
-    def load(
-        cls,
-        prepared: Prepared,
-        *,
-        device: str = "auto",
-        compute_type: str = "auto",
-        precision: str = "auto",
-        threads: int | None = None,
-    ) -> WhisperEngine:
-        """Load a prepared checkpoint.
-
-        `device` is cpu, cuda or auto; `compute_type` the decoder's number format; `precision` the CPU encoder's (f32,
-        bf16 or auto); `threads` the cores for each, used in turn.
-        """
-        device, why_device = choose_device(device)
-        compute_type, why_type = _compute_type(compute_type, device, prepared)
-        found = cores()
-        count = threads or found.value
-        keep_freed_memory()
-        import ctranslate2
-
-        decoder = ctranslate2.models.Whisper(
-            str(prepared.decoder), device, compute_type=compute_type, intra_threads=count, inter_threads=1
-        )
-        encoder = None
-        if device == "cpu" and prepared.encoder is not None:
-            frames = None if prepared.audio_context == "trimmed" else WINDOW_SAMPLES // HOP
-            encoder = Encoder(prepared.encoder, threads=count, precision=precision, frames=frames)
-        reasons = (
-            f"device: {device} ({why_device})",
-            f"threads: {count} ({'as asked' if threads else found.reason})",
-            f"encoder: {encoder.reason if encoder else f'ctranslate2 {compute_type} ({why_type})'}",
-            f"decoder: ctranslate2 {compute_type} ({why_type})",
-            f"windows: {prepared.audio_context} (declared by the checkpoint)",
-        )
-        tokens = Tokens(prepared.tokenizer, prepared.special_tokens, prepared.languages)
-        return cls(decoder, encoder, tokens, prepared, reasons)
+    def __init__(self, decoder: Any, encoder: Encoder | None, prepared: Prepared, reasons: tuple[str, ...]) -> None:
+        self._decoder, self._encoder, self.prepared = decoder, encoder, prepared
+        self._tokenizer = WhisperTokenizer(prepared.tokenizer, prepared.special_tokens, prepared.languages)
+        self.reasons = reasons  # device, threads and number formats, each with why it was chosen
 
     @property
     def info(self) -> ModelInfo:
@@ -159,24 +100,19 @@ class WhisperEngine:
         return ModelInfo(
             self.prepared.name,
             trimmed=self.prepared.audio_context == "trimmed",
-            languages=self._tokens.languages,
+            languages=self._tokenizer.languages,
             translates=self.prepared.is_multilingual,
             created=int((self.prepared.folder / "model.bin").stat().st_mtime),
         )
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """Decode each window under its own options; see `types.Engine`."""
-        finished: dict[int, Decoded | DecodeError] = {}
-        pending: dict[int, Window | Retry] = dict(enumerate(windows))
-        while pending:
-            outcomes = self.decode_once(list(pending.values()), [options[number] for number in pending])
-            for number, outcome in zip(list(pending), outcomes, strict=True):
-                if isinstance(outcome, Retry):
-                    pending[number] = outcome
-                else:
-                    finished[number] = outcome
-                    del pending[number]
-        return [finished[number] for number in range(len(windows))]
+        outcomes: list[Any] = list(windows)
+        while pending := [number for number, each in enumerate(outcomes) if isinstance(each, Window | Retry)]:
+            found = self.decode_once([outcomes[number] for number in pending], [options[number] for number in pending])
+            for number, outcome in zip(pending, found, strict=True):
+                outcomes[number] = outcome
+        return outcomes
 
     def decode_once(
         self, windows: Sequence[Window | Retry], options: Sequence[Options]
@@ -192,11 +128,8 @@ class WhisperEngine:
         """Decode windows of one padded length. An exception becomes the outcome of each."""
         try:
             self._decode_group(group)
-            done = [state for state in group if not state.needs_retry]
-            decoded = {id(state): self._decoded(state) for state in done}
-            self._add_words(
-                [state for state in done if state.options.word_timestamps or state.options.logprobs], decoded
-            )
+            decoded = {id(state): self._decoded(state) for state in group if not state.needs_retry}
+            self._add_words(group, decoded)
         except (RuntimeError, ValueError, LookupError, TickertapeError) as error:
             return dict.fromkeys(map(id, group), EngineError.of(error))
         return {id(state): Retry(state) for state in group if state.needs_retry} | decoded
@@ -206,45 +139,42 @@ class WhisperEngine:
             assert isinstance(window.state, _State)  # noqa: S101 - `decode_once` made it
             return window.state
         length = self._padded_length(window.length)
-        return _State(window, options, length, log_mel(window.samples, length, self.prepared.dimensions.n_mels))
+        mel = log_mel(window.samples, length, self.prepared.dimensions.n_mels)
+        return _State(window, options, length, mel, options.language or self._tokenizer.languages[0])
 
     def _padded_length(self, length: int) -> int:
-        """Samples that the encoder is given: 30 s, or less for checkpoints trained on trimmed windows."""
+        """Samples of the encoder's input: 30 s, or less for checkpoints trained on trimmed windows."""
         if self.prepared.audio_context == "full":
             return WINDOW_SAMPLES
-        seconds = next((s + SILENCE_SECONDS for s in TRIMMED_SECONDS if s * SAMPLE_RATE >= length), WINDOW_SECONDS)
-        return int(seconds * SAMPLE_RATE)
+        seconds = next((seconds for seconds in TRIMMED_SECONDS if seconds * SAMPLE_RATE >= length), None)
+        return int((seconds + SILENCE_SECONDS) * SAMPLE_RATE) if seconds else WINDOW_SAMPLES
 
     def _decode_group(self, group: list[_State]) -> None:
         """Decode windows of one padded length at each one's next temperature; encode the new ones first."""
         new = [state for state in group if not state.attempts]
         self._encode(new)
-        self._find_languages([state for state in new if state.options.language is None])
-        for state in new:
-            state.language = state.options.language or state.language
+        if len(self._tokenizer.languages) > 1:
+            self._find_languages([state for state in new if state.options.language is None])
         for same in _grouped(group, self._call_key).values():
             with _measure(same, "decode"):
                 self._attempt(same)
 
     def _encode(self, group: list[_State]) -> None:
-        if self._encoder is None or not group:
-            return
-        with _measure(group, "encode"):
-            states = self._encoder.encode(np.stack([state.features for state in group]))
-        for state, own in zip(group, states, strict=True):
-            state.features = own
+        if self._encoder and group:
+            with _measure(group, "encode"):
+                encoded = self._encoder.encode(np.stack([state.features for state in group]))
+            for state, features in zip(group, encoded, strict=True):
+                state.features = features
 
     def _input(self, group: list[_State]) -> Any:
-        """The group's features, as the decoder takes them: [batch, ...]."""
+        """The group's features in the decoder's format: [batch, ...]."""
         import ctranslate2
 
         stacked = group[0].features[None] if len(group) == 1 else np.stack([state.features for state in group])
         return ctranslate2.StorageView.from_array(np.ascontiguousarray(stacked))
 
     def _find_languages(self, group: list[_State]) -> None:
-        if not group or len(self._tokens.languages) == 1:
-            for state in group:
-                state.language = self._tokens.languages[0]
+        if not group:
             return
         with _measure(group, "decode"):
             detected = self._decoder.detect_language(self._input(group))
@@ -252,16 +182,15 @@ class WhisperEngine:
             state.language, state.language_probability = ranked[0][0].strip("<|>"), float(ranked[0][1])
 
     def _call_key(self, state: _State) -> Hashable:
-        """What windows of one decoder call have in common: the layout of the prompt and the search parameters."""
+        """Equal for windows that can share a decoder call: prompt layout and search parameters."""
         options = state.options
         alone = id(state) if state.temperature > 0 else None  # sampled tokens depend on the neighbours in a batch
         search = (options.timestamps, state.temperature, options.beam_size, options.max_new_tokens)
         return len(self._prompt(state)), search, alone
 
     def _prompt(self, state: _State) -> list[int]:
-        return self._tokens.prompt(
-            state.options, state.language, self.prepared.dimensions.max_target_positions // 2 - 1
-        )
+        room = self.prepared.dimensions.max_target_positions // 2 - 1
+        return self._tokenizer.prompt(state.options, state.language, room)
 
     def _attempt(self, group: list[_State]) -> None:
         """Decode windows of equal prompt layout and temperature."""
@@ -275,7 +204,7 @@ class WhisperEngine:
             return_scores=True,
             return_no_speech_prob=True,
             max_initial_timestamp_index=MAX_INITIAL_TIME,
-            suppress_tokens=[-1, *self._tokens.specials],
+            suppress_tokens=[-1, *self._tokenizer.specials],
         )
         for state, result in zip(group, results, strict=True):
             state.attempt = self._read(result, temperature)
@@ -284,10 +213,7 @@ class WhisperEngine:
             state.shared = max(state.shared, len(group))
 
     def _max_length(self, options: Options, prompt: int) -> int:
-        """CTranslate2's `max_length` for the wanted number of new tokens.
-
-        It generates min(max_length / 2, max_length - prompt + 1) of them (src/models/whisper.cc).
-        """
+        """CTranslate2's `max_length`: it makes min(max_length / 2, max_length - prompt + 1) tokens (whisper.cc)."""
         most = self.prepared.dimensions.max_target_positions
         wanted = min(options.max_new_tokens or most // 2, most // 2)
         return min(most, max(2 * wanted, wanted + prompt - 1))
@@ -297,20 +223,31 @@ class WhisperEngine:
         tokens = tuple(result.sequences_ids[best])
         # The score is the mean over the tokens; the original's mean counts `<|endoftext|>` too.
         avg_logprob = result.scores[best] * len(tokens) / (len(tokens) + 1) if tokens else 0.0
-        return _Attempt(tokens, self._tokens.decode(tokens), avg_logprob, result.no_speech_prob, temperature)
+        return _Attempt(tokens, self._tokenizer.decode(tokens), avg_logprob, result.no_speech_prob, temperature)
 
     def _decoded(self, state: _State) -> Decoded:
         """Read the last attempt as segments, unless it is silence."""
         attempt = state.attempt
-        if attempt is None:
-            raise ValueError("no temperature was given")
-        segments: tuple[Segment, ...] = ()
-        if not _is_silence(attempt, state.options):
-            phrases = self._tokens.phrases(attempt.tokens, state.window.length)
-            found = (self._segment(phrase, state, attempt) for phrase in phrases)
-            segments = tuple(segment for segment in found if segment.text.strip())
+        assert attempt is not None  # noqa: S101 - `Model.check` wants a temperature, and a state has one attempt or more
+        silent = _is_silence(attempt, state.options)
+        phrases = [] if silent else self._tokenizer.phrases(attempt.tokens, state.window.length)
+        segments = [
+            Segment(
+                phrase.start,
+                phrase.end,
+                self._tokenizer.decode(phrase.tokens),
+                phrase.tokens,
+                language=state.language,
+                channel=state.window.channel,
+                temperature=attempt.temperature,
+                avg_logprob=attempt.avg_logprob,
+                compression_ratio=attempt.compression_ratio,
+                no_speech_prob=attempt.no_speech_prob,
+            )
+            for phrase in phrases
+        ]
         return Decoded(
-            segments,
+            tuple(segment for segment in segments if segment.text.strip()),
             state.language,
             state.language_probability,
             attempt.no_speech_prob,
@@ -320,44 +257,28 @@ class WhisperEngine:
             decode_seconds=state.seconds["decode"],
         )
 
-    def _segment(self, phrase: Phrase, state: _State, attempt: _Attempt) -> Segment:
-        return Segment(
-            phrase.start,
-            phrase.end,
-            self._tokens.decode(phrase.tokens),
-            phrase.tokens,
-            language=state.language,
-            channel=state.window.channel,
-            temperature=attempt.temperature,
-            avg_logprob=attempt.avg_logprob,
-            compression_ratio=attempt.compression_ratio,
-            no_speech_prob=attempt.no_speech_prob,
-        )
-
     def _add_words(self, states: list[_State], decoded: dict[int, Decoded]) -> None:
-        """Align the text of windows of one length with their audio; fills in words and token probabilities."""
-        spoken = [state for state in states if decoded[id(state)].segments]
-        for same in _grouped(spoken, lambda state: tuple(self._tokens.task(state.options, state.language))).values():
+        """Align text with audio where words or token probabilities are wanted, and fill them in."""
+        wanted = [state for state in states if state.options.word_timestamps or state.options.logprobs]
+        spoken = [state for state in wanted if id(state) in decoded and decoded[id(state)].segments]
+        for same in _grouped(spoken, lambda state: tuple(self._tokenizer.task(state.options, state.language))).values():
             with _measure(same, "decode"):
                 results = self._decoder.align(
                     self._input(same),
-                    self._tokens.task(same[0].options, same[0].language),
+                    self._tokenizer.task(same[0].options, same[0].language),
                     [[token for segment in decoded[id(state)].segments for token in segment.tokens] for state in same],
-                    [_content_frames(state) for state in same],
+                    [max(2, 2 * -(-state.window.length // (2 * HOP))) for state in same],  # mel frames, without padding
                 )
             for state, result in zip(same, results, strict=True):
-                alignment = Alignment(result.alignments, result.text_token_probs)
-                decoded[id(state)] = replace(
-                    decoded[id(state)],
-                    segments=tuple(self._aligned(decoded[id(state)].segments, alignment, state)),
-                    decode_seconds=state.seconds["decode"],
-                )
+                segments = tuple(self._aligned(decoded[id(state)].segments, result, state))
+                seconds = state.seconds["decode"]
+                decoded[id(state)] = replace(decoded[id(state)], segments=segments, decode_seconds=seconds)
 
-    def _aligned(self, segments: tuple[Segment, ...], alignment: Alignment, state: _State) -> Iterator[Segment]:
+    def _aligned(self, segments: tuple[Segment, ...], result: Any, state: _State) -> Iterator[Segment]:
         """Give each segment its words and its tokens' probabilities."""
         spaced = state.language not in SPACELESS
-        texts = [word for segment in segments for word in self._tokens.words(segment.tokens, spaced=spaced)]
-        words = deque(time_words(texts, alignment, state.window.length))
+        texts = [word for segment in segments for word in self._tokenizer.words(segment.tokens, spaced=spaced)]
+        words = deque(time_words(texts, result.alignments, result.text_token_probs, state.window.length))
         seen = reached = 0
         for segment in segments:
             first, seen = seen, seen + len(segment.tokens)
@@ -366,14 +287,14 @@ class WhisperEngine:
                 word, count = words.popleft()
                 own.append(word)
                 reached += count
-            yield self._with(segment, own, alignment.probabilities[first:seen], state.options)
+            yield self._with(segment, own, result.text_token_probs[first:seen], state.options)
 
     def _with(self, segment: Segment, words: list[Word], probabilities: Sequence[float], options: Options) -> Segment:
         if options.logprobs:
             segment = replace(
                 segment,
                 token_logprobs=tuple(math.log(max(probability, MIN_PROBABILITY)) for probability in probabilities),
-                token_bytes=tuple(self._tokens.bytes_of(token) for token in segment.tokens),
+                token_bytes=tuple(self._tokenizer.bytes_of(token) for token in segment.tokens),
             )
         if options.word_timestamps:
             clipped = clip_starts(words, segment.start_sample) if options.timestamps else words
@@ -381,33 +302,6 @@ class WhisperEngine:
         if words and not options.timestamps:
             segment = replace(segment, start_sample=words[0].start_sample, end_sample=words[-1].end_sample)
         return segment
-
-
-def choose_device(wanted: str) -> tuple[str, str]:
-    """Choose the device, cpu or cuda, with the reason. Raises `OptionError` for one that is not there."""
-    import ctranslate2
-
-    if wanted not in {"auto", "cpu", "cuda"}:
-        raise OptionError("The device must be cpu, cuda or auto.", "device", "invalid_device")
-    present = ctranslate2.get_cuda_device_count() > 0
-    if wanted == "cuda" and not present:
-        raise OptionError("No CUDA device is present; leave the device to auto.", "device", "invalid_device")
-    if wanted != "auto":
-        return wanted, "as asked"
-    if present:
-        return "cuda", "a CUDA device is present"
-    return "cpu", "no CUDA device is present"
-
-
-def _compute_type(wanted: str, device: str, prepared: Prepared) -> tuple[str, str]:
-    """Choose the decoder's number format, with the reason."""
-    if wanted != "auto":
-        return wanted, "as asked"
-    if device == "cuda":
-        return "float16", "fastest on CUDA"
-    if prepared.compute_type == "as is":  # a CTranslate2 folder: it knows how its weights are stored
-        return "default", "as the CTranslate2 model was stored"
-    return prepared.compute_type, "as the checkpoint was prepared"
 
 
 def _search(options: Options, temperature: float) -> dict[str, Any]:
@@ -418,7 +312,7 @@ def _search(options: Options, temperature: float) -> dict[str, Any]:
 
 
 def _fails(attempt: _Attempt, options: Options) -> bool:
-    """Whether the text should be tried again: it repeats itself or was guessed, and it is not silence."""
+    """Whether another temperature should be tried: the text repeats itself or is improbable, and is not silence."""
     ratio, logprob = options.compression_ratio_threshold, options.logprob_threshold
     repeats = ratio is not None and attempt.compression_ratio > ratio
     guessed = logprob is not None and attempt.avg_logprob < logprob
@@ -427,15 +321,10 @@ def _fails(attempt: _Attempt, options: Options) -> bool:
 
 
 def _is_silence(attempt: _Attempt, options: Options) -> bool:
-    """Whether the model takes the window for silence, and is not sure of its text either."""
+    """Whether the model detects no speech, and its text is improbable."""
     if options.no_speech_threshold is None or attempt.no_speech_prob <= options.no_speech_threshold:
         return False
     return options.logprob_threshold is None or attempt.avg_logprob <= options.logprob_threshold
-
-
-def _content_frames(state: _State) -> int:
-    """Mel frames that hold the window's own samples: an even number, as two make an encoder position."""
-    return max(2, 2 * -(-state.window.length // (2 * HOP)))
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Hashable, list[T]]:
@@ -448,7 +337,7 @@ def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Hashable,
 
 @contextlib.contextmanager
 def _measure(states: list[_State], what: str) -> Iterator[None]:
-    """Divide the seconds that a call takes among its windows."""
+    """Divide the duration of a call among its windows."""
     started = time.perf_counter()
     yield
     share = (time.perf_counter() - started) / len(states)
