@@ -57,7 +57,7 @@ HARMLESS = {
     "field_validator", "typer.Argument", "typer.Option", "typer.Typer",
     "app.callback", "app.command", "deploy.added_to",
     # values of our own, and functions that put constants together
-    "CallerError", "Detection", "Limits", "Notice", "Options",
+    "CallerError", "Detection", "Limits", "LoadOptions", "Notice", "Options",
     "engine/tokenizer._byte_table",
 }  # fmt: skip
 
