@@ -41,7 +41,7 @@ BUDGET = {
     "server": 4180,
     "cluster": 985,
     "deploy": 540,
-    "cli": 1410,
+    "cli": 1390,
     "": 1020,
 }
 MAX_FUNCTION_LINES = 100

@@ -81,14 +81,14 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"tickertape {tickertape.__version__}\n"
 
 
-def test_help_imports_nothing_heavy() -> None:
-    """What the help imports answers at once: no numpy, no rich, none of the engines."""
+@pytest.mark.parametrize("words", [["--help"], ["transcribe", "--help"]], ids=["all", "one"])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    """What the help imports answers at once: no numpy, no rich, no settings, none of the engines."""
     code = (
-        "import sys; from tickertape.cli.main import main; main(['transcribe', '--help']);"
-        " print(sorted(sys.modules), file=sys.stderr)"
+        f"import sys; from tickertape.cli.main import main; main({words}); print(sorted(sys.modules), file=sys.stderr)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"numpy", "rich", "av", "ctranslate2", "openvino", "scipy", "asyncio", "tokenizers", "ray", "gradio"}
+    heavy = {"numpy", "tickertape.server", "rich", "av", "ctranslate2", "openvino", "scipy", "asyncio", "ray", "gradio"}
     assert [name for name in sorted(heavy) if f"'{name}'" in shown.stderr] == []
 
 

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import typer
-from typer.core import TyperCommand
 
-from tickertape.cli import deploy
-from tickertape.cli import options as flags
+from tickertape.cli import deploy, options
+from tickertape.cli.serve import ServeCommand, launch
 from tickertape.errors import CallerError, OptionError, TickertapeError
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as in shells
-TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 app = deploy.added_to(typer.Typer(
     name="tickertape",
@@ -55,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @app.callback(invoke_without_command=True)
-def root(context: typer.Context, version: flags.Version = False) -> None:  # noqa: ARG001 - its callback does the work
+def root(context: typer.Context, version: options.Version = False) -> None:  # noqa: ARG001 - its callback does the work
     """Transcribe speech with your own Whisper checkpoint on your own machine."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -63,32 +60,32 @@ def root(context: typer.Context, version: flags.Version = False) -> None:  # noq
 
 @app.command()
 def transcribe(  # noqa: PLR0917 - typer passes them all by name
-    files: flags.Files,
-    model: flags.ModelName = None,
-    formats: flags.Formats = None,
-    output_dir: flags.OutputDir = None,
-    skip_existing: flags.SkipExisting = False,
-    language: flags.Language = None,
-    task: flags.TaskName = "transcribe",
-    word_timestamps: flags.WordTimestamps = False,
-    channels: flags.ChannelsMode = "mix",
-    track: flags.Track = None,
-    audio_format: flags.AudioFormat = None,
-    max_hours: flags.MaxHours = 4.0,
-    no_vad: flags.NoVad = False,
-    prompt: flags.Prompt = None,
-    hotwords: flags.Hotwords = None,
-    beam_size: flags.BeamSize = 1,
-    temperature: flags.Temperature = flags.TEMPERATURES,
-    device: flags.DeviceName = "auto",
-    compute_type: flags.ComputeType = "auto",
-    precision: flags.PrecisionName = "auto",
-    threads: flags.Threads = None,
-    batch: flags.Batch = 8,
-    base: flags.Base = None,
-    offline: flags.Offline = False,
-    as_json: flags.AsJson = False,
-    quiet: flags.Quiet = False,
+    files: options.Files,
+    model: options.ModelName = None,
+    formats: options.Formats = None,
+    output_dir: options.OutputDir = None,
+    skip_existing: options.SkipExisting = False,
+    language: options.Language = None,
+    task: options.TaskName = "transcribe",
+    word_timestamps: options.WordTimestamps = False,
+    channels: options.ChannelsMode = "mix",
+    track: options.Track = None,
+    audio_format: options.AudioFormat = None,
+    max_hours: options.MaxHours = 4.0,
+    no_vad: options.NoVad = False,
+    prompt: options.Prompt = None,
+    hotwords: options.Hotwords = None,
+    beam_size: options.BeamSize = 1,
+    temperature: options.Temperature = options.TEMPERATURES,
+    device: options.DeviceName = "auto",
+    compute_type: options.ComputeType = "auto",
+    precision: options.PrecisionName = "auto",
+    threads: options.Threads = None,
+    batch: options.Batch = 8,
+    base: options.Base = None,
+    offline: options.Offline = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Transcribe recordings.
 
@@ -114,7 +111,7 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     from tickertape.transcriber import Transcriber, load
     from tickertape.types import Options, Reading
 
-    options = Options(language=language, task=task, word_timestamps=word_timestamps, prompt=prompt, hotwords=hotwords,
+    decoding = Options(language=language, task=task, word_timestamps=word_timestamps, prompt=prompt, hotwords=hotwords,
                       beam_size=beam_size, temperatures=_temperatures(temperature))  # fmt: skip
     reading = Reading(channels, vad=not no_vad, track=track, audio_format=audio_format, max_seconds=max_hours * 3600)
 
@@ -122,19 +119,19 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
         return load(model, device=device, compute_type=compute_type, precision=precision, threads=threads, batch=batch,
                     base=base, offline=offline, progress=progress)  # fmt: skip
 
-    run = Run.plan(files, output_dir, _formats(formats), load_model, options, reading,
+    run = Run.plan(files, output_dir, _formats(formats), load_model, decoding, reading,
                    as_json=as_json, skip_existing=skip_existing, quiet=quiet)  # fmt: skip
     raise typer.Exit(run.execute())
 
 
 @app.command()
 def prepare(  # noqa: PLR0917 - typer passes them all by name
-    model: flags.ModelArgument,
-    compute_type: flags.StoredType = "int8",
-    base: flags.Base = None,
-    offline: flags.Offline = False,
-    as_json: flags.Json = False,
-    quiet: flags.Quiet = False,
+    model: options.ModelArgument,
+    compute_type: options.StoredType = "int8",
+    base: options.Base = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Download and convert a checkpoint, and print its folder in the cache.
 
@@ -164,14 +161,14 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
 
 @app.command()
 def info(  # noqa: PLR0917 - typer passes them all by name
-    model: flags.OptionalModel = None,
-    device: flags.DeviceName = "auto",
-    compute_type: flags.ComputeType = "auto",
-    precision: flags.PrecisionName = "auto",
-    threads: flags.Threads = None,
-    base: flags.Base = None,
-    offline: flags.Offline = False,
-    as_json: flags.Json = False,
+    model: options.OptionalModel = None,
+    device: options.DeviceName = "auto",
+    compute_type: options.ComputeType = "auto",
+    precision: options.PrecisionName = "auto",
+    threads: options.Threads = None,
+    base: options.Base = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print the hardware of this machine, the choices made for it, and the reasons.
 
@@ -196,84 +193,29 @@ def info(  # noqa: PLR0917 - typer passes them all by name
         typer.echo(f"{name:{width}}  {value}")
 
 
-class ServeCommand(TyperCommand):
-    """`serve`, whose boolean flags also take a value: `--page false` and `--page=false` mean `--no-page`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; reject repeated options that take one value."""
-        switches = {each.opts[0]: each.secondary_opts[0] for each in self.get_params(ctx) if each.secondary_opts}
-        words = self._plain(ctx, args, switches)
-        given = self.make_parser(ctx).parse_args(args=list(words))[2]
-        for option in given:
-            if given.count(option) > 1 and not option.multiple:
-                ctx.fail(f"{option.opts[0]} is given twice.")
-        return super().parse_args(ctx, words)
-
-    @staticmethod
-    def _plain(ctx: Any, words: Sequence[str], switches: Mapping[str, str]) -> list[str]:
-        """Replace each boolean flag with a value by the flag or its opposite."""
-        plain: list[str] = []
-        waiting = list(words)
-        while waiting:
-            word = waiting.pop(0)
-            name, equals, value = word.partition("=")
-            if name in switches and not equals and waiting and waiting[0].lower() in TRUTHS:
-                value = waiting.pop(0)
-            if name in switches and (value or equals):
-                if value.lower() not in TRUTHS:
-                    ctx.fail(f"{name} takes true or false.")
-                word = name if TRUTHS[value.lower()] else switches[name]
-            plain.append(word)
-        return plain
-
-
-@app.command(cls=ServeCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(
-    context: typer.Context,
-    *,
-    model: flags.Served = None,
-    host: flags.Host = None,
-    port: flags.Port = None,
-    ray: flags.Ray = None,
-    address: flags.Address = None,
-    page: flags.Page = None,
-    engine_replicas: flags.EngineReplicas = None,
-    api_replicas: flags.ApiReplicas = None,
-    cpus_per_replica: flags.CpusPerReplica = None,
-    threads: flags.ServeThreads = None,
-    keys_file: flags.KeysFile = None,
-    config: flags.Config = None,
-) -> None:
+@app.command(cls=ServeCommand)
+def serve(context: typer.Context, config: options.Config = None) -> None:
     """Serve the web page and OpenAI's audio API. Default: http://localhost:8080.
 
-    Every setting of docs/reference/settings.md is also a flag and an environment variable: --body-limit 50000000,
-    TICKERTAPE_BODY_LIMIT=50000000. Booleans: --docs, --no-docs, --docs false. Lists: a,b or repeat the flag.
-    """
-    from tickertape.cli.serve import launch
+    Every setting of docs/reference/settings.md is a flag, an environment variable and a line of the settings file:
+    --body-limit 50000000, TICKERTAPE_BODY_LIMIT=50000000. -m is --model and -p --port. Booleans: --docs, --no-docs,
+    --docs false. Lists: a,b or repeat the flag.
 
-    given = {
-        "models": tuple(model) if model else None,
-        "host": host,
-        "port": port,
-        "ray": ray,
-        "address": address,
-        "page": page,
-        "engine_replicas": engine_replicas,
-        "api_replicas": api_replicas,
-        "cpus_per_replica": cpus_per_replica,
-        "threads": threads,
-        "keys_file": keys_file,
-    }
-    raise typer.Exit(launch(config, given, context.args))
+    \b
+    Examples:
+      tickertape serve --model ./my-checkpoint --port 9000
+      tickertape serve --model calls=./my-checkpoint --no-ray --keys-file keys.json
+    """  # noqa: D301 - typer's mark for unwrapped text
+    raise typer.Exit(launch(config, context.obj))
 
 
 @app.command()
 def keys(
-    action: flags.KeyAction,
-    file: flags.KeysOf,
-    id: flags.KeyId = None,  # noqa: A002 - the name users know it by
-    requests_per_minute: flags.PerMinute = 0,
-    concurrent_requests: flags.AtOnce = 0,
+    action: options.KeyAction,
+    file: options.KeysOf,
+    id: options.KeyId = None,  # noqa: A002 - the name users know it by
+    requests_per_minute: options.PerMinute = 0,
+    concurrent_requests: options.AtOnce = 0,
 ) -> None:
     """Add, list and remove API keys of the service.
 
@@ -304,9 +246,9 @@ def _formats(given: Sequence[str] | None) -> tuple[str, ...]:
     """The requested formats without duplicates. Raises `OptionError`."""
     names = [name.strip().lower() for each in given or ("txt",) for name in each.split(",") if name.strip()]
     names = ["txt" if name == "text" else name for name in names]
-    unknown = [name for name in names if name not in flags.FORMATS]
+    unknown = [name for name in names if name not in options.FORMATS]
     if unknown or not names:
-        raise OptionError(f"--format takes {', '.join(flags.FORMATS)}.", "format", "invalid_format")
+        raise OptionError(f"--format takes {', '.join(options.FORMATS)}.", "format", "invalid_format")
     return tuple(dict.fromkeys(names))
 
 

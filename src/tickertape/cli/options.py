@@ -84,27 +84,6 @@ AsJson = Annotated[bool, typer.Option(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 
-# Flags of `serve`. Without a flag, the environment, the file or the default of `Settings` applies.
-Served = Annotated[list[str] | None, typer.Option(
-    "--model", "-m", metavar="[NAME=]CHECKPOINT",
-    help="Checkpoint to serve; repeat for several. The first is the default model. Default: the demo checkpoint.")]
-Host = Annotated[str | None, typer.Option("--host", help="Address to bind. Default: all interfaces.")]
-Port = Annotated[int | None, typer.Option("--port", "-p", help="Port to bind. Default: $PORT, or 8080.")]
-Ray = Annotated[bool | None, typer.Option(
-    "--ray/--no-ray", help="Run replicas on Ray Serve, or everything in one process.", show_default=False)]
-Address = Annotated[str | None, typer.Option(
-    "--address", help="Ray cluster to join; auto: the one on this machine. Default: start a local Ray.")]
-Page = Annotated[bool | None, typer.Option("--page/--no-page", help="Serve the web page.", show_default=False)]
-EngineReplicas = Annotated[int | None, typer.Option(
-    "--engine-replicas", min=1, help="Number of engine replicas per model.")]
-ApiReplicas = Annotated[int | None, typer.Option(
-    "--api-replicas", min=1, help="Number of processes that handle requests and decode audio.")]
-CpusPerReplica = Annotated[float | None, typer.Option(
-    "--cpus-per-replica", min=0, help="Cores that Ray reserves for each engine replica.")]
-ServeThreads = Annotated[int | None, typer.Option(
-    "--threads", min=0, help="Threads of each engine. Default: the cores divided by the number of engines.")]
-KeysFile = Annotated[Path | None, typer.Option(
-    "--keys-file", help="File of hashed API keys. Default: no key is required.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file, TOML or YAML.")]
 
 # Arguments of `keys`.

@@ -1,20 +1,61 @@
-"""The command `serve`: read the settings and run the service."""
+"""The command `serve`, with a flag for every setting. Settings are imported only when the command runs."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
 
 from tickertape.errors import OptionError
-from tickertape.server.settings import LISTS, Settings
+
+if TYPE_CHECKING:
+    from tickertape.server.settings import Settings
 
 HINT = "Try: tickertape serve --help; every setting is in docs/reference/settings.md."
+ALIASES = {"models": ("--model", "-m"), "port": ("-p",)}
+METAVARS = {int: "N", float: "N", str: "TEXT", bool: "[true|false]"}
+TRUTHS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
+SECTIONS = {  # headings of the help, by the first setting below each
+    "host": "What is served, and where",
+    "ray": "Where the work is done",
+    "body_limit": "Limits",
+    "keys_file": "Access",
+    "grace_seconds": "Operation",
+    "help": "Options",
+}
 
 
-def launch(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> int:
+class ServeCommand(TyperCommand):
+    """`serve`: the values of its flags are in `context.obj`, a list of words for each setting that is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments with the flags of the settings."""
+        from tickertape.server.settings import Settings
+
+        self.params += _options()
+        rest = super().parse_args(ctx, list(_with_values(args)))
+        ctx.obj = {name: words for name in Settings.model_fields if (words := ctx.params.pop(name))}
+        return rest
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the flags below their headings."""
+        heading = "Options"
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            heading = SECTIONS.get(param.name or "", heading)
+            sections.setdefault(heading, []).append(param.get_help_record(ctx) or ("", ""))
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+def launch(config: Path | None, flags: Mapping[str, Sequence[str]]) -> int:
     """Serve until a signal; return the exit code. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
-    settings = load_settings(config, flags, rest)
+    settings = load_settings(config, flags)
     if settings.ray:
         from tickertape.cluster.serve import run
     else:
@@ -22,44 +63,61 @@ def launch(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = 
     return run(settings)
 
 
-def load_settings(config: Path | None, flags: Mapping[str, Any], rest: Sequence[str] = ()) -> Settings:
-    """Combine the settings. `config` is a settings file, `flags` are settings by name (None: not given).
+def load_settings(config: Path | None, flags: Mapping[str, Sequence[str]]) -> Settings:
+    """Combine the settings file, the environment and the flags. Raises `OptionError`, which says where to look."""
+    from tickertape.server.settings import Settings
 
-    `rest` are flags of other settings, as words. Raises `OptionError`, which says where to look.
-    """
     try:
-        return Settings.load(config, **_gathered(flags, rest))
+        return Settings.load(config, **{name: _joined(name, words) for name, words in flags.items()})
     except OptionError as error:
         raise OptionError(f"{error.message.rstrip('.')}. {HINT}", error.param, error.code) from error
 
 
-def _gathered(flags: Mapping[str, Any], rest: Sequence[str]) -> dict[str, Any]:
-    """Settings from flags; repeated flags of lists are joined. Raises `OptionError` for unknown flags."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    for name, value in _pairs(rest):
-        if name in LISTS:
-            given[name] = (*given.get(name, ()), *value.split(","))
-        elif name in given:
-            raise OptionError(f"{name} is given twice", name, "invalid_settings")
-        else:
-            given[name] = value
-    return given
+def _joined(name: str, words: Sequence[str]) -> str:
+    from tickertape.server.settings import LISTS
+
+    if len(words) > 1 and name not in LISTS:
+        raise OptionError(f"{name} is given twice", name, "invalid_settings")
+    return ",".join(words)
 
 
-def _pairs(rest: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """`--body-limit 5000`, `--body-limit=5000`, `--docs` and `--no-docs` as settings. Raises `OptionError`."""
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not word.startswith("--") or not name:
-            raise OptionError("serve takes flags only", "arguments", "invalid_settings")
-        if equals:
-            yield name, value
-        elif words and not words[0].startswith("--"):
-            yield name, words.pop(0)
-        elif name.startswith("no_"):
-            yield name.removeprefix("no_"), "false"
+def _options() -> list[Any]:
+    """An option for each setting. All are lists of words, which `Settings` validates."""
+    from tickertape.server.settings import Settings
+
+    def command(**_: Any) -> None: ...
+
+    hints = {name: Annotated[list[str] | None, _option(name, field)] for name, field in Settings.model_fields.items()}
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for name, hint in hints.items()
+    ]
+    command.__signature__, command.__annotations__ = inspect.Signature(named), hints  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return typer.main.get_command(app).params
+
+
+def _option(name: str, field: Any) -> Any:
+    from tickertape.server.settings import LISTS
+
+    kind = field.annotation
+    choices = "|".join(get_args(kind)) if get_origin(kind) is Literal else ""
+    metavar = "NAME,..." if name in LISTS else choices or METAVARS.get(kind, "FILE")
+    default = f"  [default: {str(field.default).lower()}]" if field.default else ""
+    about = (field.description or "").replace("`", "") + default
+    return typer.Option(f"--{name.replace('_', '-')}", *ALIASES.get(name, ()), metavar=metavar, help=about)
+
+
+def _with_values(words: Sequence[str]) -> Iterator[str]:
+    """The words with a value for each boolean flag: `--docs` becomes `--docs=true`, `--no-docs` `--docs=false`."""
+    from tickertape.server.settings import Settings
+
+    switches = {f"--{name}" for name, field in Settings.model_fields.items() if field.annotation is bool}
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word in switches and following.lower() not in TRUTHS:
+            yield f"{word}=true"
+        elif (flag := word.replace("--no-", "--", 1)) in switches and flag != word:
+            yield f"{flag}=false"
         else:
-            yield name, "true"
+            yield word
