@@ -40,7 +40,7 @@ BUDGET = {
     "engine": 1162,
     "server": 4180,
     "cluster": 985,
-    "deploy": 540,
+    "deploy": 489,
     "cli": 1390,
     "": 1020,
 }

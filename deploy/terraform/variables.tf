@@ -1,4 +1,4 @@
-# The knobs of `tickertape deploy cloud-run`, under the same names and with the same defaults.
+# The options of `tickertape deploy cloud-run`, with the same names and defaults.
 
 variable "project" {
   description = "Google Cloud project."
@@ -11,7 +11,7 @@ variable "region" {
 }
 
 variable "image" {
-  description = "The image, as `tickertape deploy cloud-run` or a build of your own pushed it."
+  description = "Image that `tickertape deploy cloud-run` or your own build pushed."
   type        = string
 }
 
@@ -28,13 +28,13 @@ variable "service" {
 }
 
 variable "model" {
-  description = "With a bucket: the prepared folder in it. Without: what is baked into the image is served."
+  description = "Prepared folder in the bucket. Without a bucket, the checkpoint in the image is served."
   type        = string
   default     = ""
 }
 
 variable "cpu" {
-  description = "Processors of an instance."
+  description = "CPUs of an instance."
   type        = number
   default     = 8
 }
@@ -46,61 +46,61 @@ variable "memory" {
 }
 
 variable "max_instances" {
-  description = "Most instances at once."
+  description = "Maximum number of instances."
   type        = number
   default     = 2
 }
 
 variable "min_instances" {
-  description = "Instances that are kept without requests."
+  description = "Minimum number of instances."
   type        = number
   default     = 0
 }
 
 variable "gpu" {
-  description = "nvidia-l4 or nvidia-rtx-pro-6000; empty for none."
+  description = "nvidia-l4 or nvidia-rtx-pro-6000. Empty: no GPU."
   type        = string
   default     = ""
 }
 
 variable "concurrency" {
-  description = "Requests that an instance takes at once; 0 for two batches: 8 requests per processor, 8 to 32."
+  description = "Concurrent requests per instance. 0: two batches, which is 8 requests per CPU, from 8 to 32."
   type        = number
   default     = 0
 }
 
 variable "allow_unauthenticated" {
-  description = "Let everybody on the internet call the service."
+  description = "Allow requests from the internet without authentication by Google."
   type        = bool
   default     = false
 }
 
 variable "service_account" {
-  description = "Account that the service runs as; empty for the project's default."
+  description = "Service account of the service. Empty: the project's default."
   type        = string
   default     = ""
 }
 
 variable "keys_secret" {
-  description = "Secret that holds the file of hashed API keys; empty for none."
+  description = "Secret with the file of hashed API keys. Empty: none."
   type        = string
   default     = ""
 }
 
 variable "bucket" {
-  description = "Bucket with prepared checkpoints, mounted read-only; empty for none."
+  description = "Bucket with prepared checkpoints, mounted read-only. Empty: none."
   type        = string
   default     = ""
 }
 
 variable "object_hosts" {
-  description = "Hosts, and buckets as gs://NAME, whose recordings callers may name instead of sending them; with commas."
+  description = "Hosts, and buckets as gs://NAME, from which `file_url` may fetch, separated by commas. Empty: none."
   type        = string
   default     = ""
 }
 
 variable "ray" {
-  description = "Engines in processes of their own, or all in one."
+  description = "Run engines on Ray, or everything in one process."
   type        = bool
   default     = true
 }

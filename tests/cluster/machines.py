@@ -108,7 +108,7 @@ def machines(wanted: KubeRay) -> Iterator[Machines]:
     os.environ.update({**LOOPBACK, **ENVIRONMENT})
     os.environ.update({
         BODY_LIMIT_VARIABLE: str(int(wanted.settings.body_limit)),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(START_SECONDS)),

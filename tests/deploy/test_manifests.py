@@ -160,10 +160,10 @@ def test_the_commands_are_argument_lists() -> None:
     image = "europe-west1-docker.pkg.dev/my-project/tickertape/tickertape:1"
     located = ("tickertape", "--location=europe-west1", project)
     assert {
-        "who is logged in": ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"),
-        "which APIs are enabled": (
+        "show the account": ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"),
+        "list the enabled APIs": (
             "gcloud", "services", "list", "--enabled", project, "--format=value(config.name)"),
-        "whether there is a repository": (
+        "look for the repository": (
             "gcloud", "artifacts", "repositories", "describe", *located, "--format=value(name)"),
         "create the repository": (
             "gcloud", "artifacts", "repositories", "create", *located, "--repository-format=docker"),
@@ -171,18 +171,18 @@ def test_the_commands_are_argument_lists() -> None:
             "gcloud", "builds", "submit", ".", "--config=deploy/cloudbuild.yaml", "--ignore-file=.dockerignore",
             project, f"--substitutions=_IMAGE={image},_MODEL=checkpoint,_VARIANT=cpu"),
         "deploy": ("gcloud", "run", "services", "replace", "deploy/cloudrun.yaml", project, region),
-        "the address": (
+        "show the address": (
             "gcloud", "run", "services", "describe", "tickertape", project, region, "--format=value(status.url)"),
-        "a token for the smoke test": ("gcloud", "auth", "print-identity-token"),
-        "the logs": ("gcloud", "run", "services", "logs", "read", "tickertape", project, region, "--limit=100"),
+        "make a token for the smoke test": ("gcloud", "auth", "print-identity-token"),
+        "read the log": ("gcloud", "run", "services", "logs", "read", "tickertape", project, region, "--limit=100"),
     } == PLAIN.commands("deploy")  # fmt: skip
 
 
 def test_opening_to_everybody_is_a_command_of_its_own() -> None:
     """Only `--allow-unauthenticated` grants the internet access, and then no token is asked for."""
     commands = FULL.commands("deploy")
-    assert "--member=allUsers" in commands["let everybody in"]
-    assert "a token for the smoke test" not in commands
+    assert "--member=allUsers" in commands["allow public access"]
+    assert "make a token for the smoke test" not in commands
     assert not any("allUsers" in word for command in PLAIN.commands("deploy").values() for word in command)
 
 

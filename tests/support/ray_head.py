@@ -65,7 +65,7 @@ def ray_head(cpus: int) -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="rh-", ignore_cleanup_errors=True) as folder:  # short, for sockets
         environment = {
             **LOOPBACK, **ENVIRONMENT, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
         }  # fmt: skip
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TICKERTAPE_"))}
         knobs = {"node-ip-address": "127.0.0.1", "num-cpus": cpus, "object-store-memory": STORE,

@@ -115,7 +115,7 @@ def started(
     with tempfile.TemporaryDirectory(prefix="service-") as folder:
         log = Path(folder) / "log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TICKERTAPE_"))}
-        variables = {**inherited, "PYTHONPATH": str(ROOT), **(environment or {})}
+        variables = {**inherited, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **(environment or {})}
         command = [sys.executable, "-m", "tickertape", "serve", "--host", "127.0.0.1", "--port", str(port), *flags]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=variables)

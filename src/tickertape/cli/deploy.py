@@ -5,6 +5,7 @@ Both write the files that describe the service, then run other programs' command
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -157,7 +158,7 @@ def kuberay(  # noqa: PLR0917 - typer passes them all by name
       tickertape deploy kuberay --namespace speech --image registry.example/tickertape:1 --dry-run
       tickertape deploy kuberay --namespace speech --image registry.example/tickertape:1 --engines-max 16
     """  # noqa: D301 - typer's mark for unwrapped text
-    from tickertape.deploy.commands import query, quoted, run
+    from tickertape.deploy.commands import run
     from tickertape.deploy.kuberay import KubeRay
 
     wanted = KubeRay(
@@ -170,38 +171,38 @@ def kuberay(  # noqa: PLR0917 - typer passes them all by name
     if dry_run:
         _show(commands)
         return
-    query(commands["whether the cluster has KubeRay"], "looking for KubeRay")
+    run(commands["look for KubeRay"], "looking for KubeRay", capture=True)
     run(commands["deploy"], "deploying")
     run(commands["wait"], "waiting")
-    typer.echo(f"Reach it: {quoted(commands['reach it'])}\nIts logs: {quoted(commands['the logs'])}")
+    typer.echo(f"To reach it: {shlex.join(commands['forward the port'])}\nLog: {shlex.join(commands['read the log'])}")
 
 
 def _to_cloud_run(wanted: CloudRun, commands: Mapping[str, Sequence[str]]) -> None:
     """Run the commands. Raises `CommandError` if one fails."""
     from tickertape.deploy.cloud_run import SERVICES
-    from tickertape.deploy.commands import CommandError, query, quoted, run
+    from tickertape.deploy.commands import CommandError, run
     from tickertape.deploy.smoke_test import smoke_test
 
-    if not query(commands["who is logged in"], "looking for the account"):
+    if not run(commands["show the account"], "looking for the account", capture=True):
         raise CommandError("gcloud is not logged in. Run: gcloud auth login", "not_logged_in")
-    enabled = query(commands["which APIs are enabled"], "looking for the APIs", apis=SERVICES).split()
+    enabled = run(commands["list the enabled APIs"], "looking for the APIs", capture=True).split()
     if missing := [name for name in SERVICES if name not in enabled]:
         advice = f"gcloud services enable {' '.join(missing)} --project={wanted.project}"
         raise CommandError(f"The project lacks {len(missing)} API(s). Run: {advice}", "api_disabled")
     try:
-        query(commands["whether there is a repository"], "looking for the repository")
+        run(commands["look for the repository"], "looking for the repository", capture=True)
     except CommandError as error:
         if error.code != "not_found":
             raise
         run(commands["create the repository"], "creating the repository")
-    run(commands["build the image"], "building the image", apis=SERVICES)
-    run(commands["deploy"], "deploying", apis=SERVICES)
+    run(commands["build the image"], "building the image")
+    run(commands["deploy"], "deploying")
     if wanted.allow_unauthenticated:
-        run(commands["let everybody in"], "letting everybody in")
-    address = query(commands["the address"], "asking for the address")
-    token = "" if wanted.allow_unauthenticated else query(commands["a token for the smoke test"], "asking for a token")
-    outcome = smoke_test(address, token=token)
-    typer.echo(f"{address}\nSmoke test: {outcome}.\nIts logs: {quoted(commands['the logs'])}")
+        run(commands["allow public access"], "allowing public access")
+    address = run(commands["show the address"], "asking for the address", capture=True)
+    token = commands.get("make a token for the smoke test")
+    outcome = smoke_test(address, token=run(token, "asking for a token", capture=True) if token else "")
+    typer.echo(f"{address}\nSmoke test: {outcome}.\nLog: {shlex.join(commands['read the log'])}")
 
 
 def _check_model(wanted: CloudRun) -> None:
@@ -223,10 +224,8 @@ def _write(output: Path, files: Mapping[str, str]) -> None:
 
 def _show(commands: Mapping[str, Sequence[str]]) -> None:
     """A shell script with a comment for each command."""
-    from tickertape.deploy.commands import quoted
-
     for purpose, command in commands.items():
-        typer.echo(f"# {purpose}\n{quoted(command)}")
+        typer.echo(f"# {purpose}\n{shlex.join(command)}")
 
 
 def _say(text: str) -> None:

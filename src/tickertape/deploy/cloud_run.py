@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from tickertape.deploy.manifests import memory_bytes, rendered, template, to_yaml, validate_name
+from tickertape.deploy.manifests import memory_bytes, read_template, render, to_yaml, validate_name
 from tickertape.errors import OptionError
 from tickertape.server.settings import Settings
 
@@ -49,9 +49,9 @@ class CloudRun:
             validate_name(getattr(self, option), option)
         _check_resources(self.cpu, memory_bytes(self.memory, "memory"), self.gpu)
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
-            raise OptionError(f"--concurrency goes up to {MAX_CONCURRENCY}.", "concurrency")
+            raise OptionError(f"--concurrency must be at most {MAX_CONCURRENCY}.", "concurrency")
         if not 0 <= self.min_instances <= self.max_instances or not self.max_instances:
-            raise OptionError("--max-instances is at least 1, and at least --min-instances.", "max_instances")
+            raise OptionError("--max-instances must be at least 1, and at least --min-instances.", "max_instances")
 
     @property
     def image(self) -> str:
@@ -65,8 +65,8 @@ class CloudRun:
 
     def files(self) -> dict[str, str]:
         """The service for `gcloud run services replace` and the build for `gcloud builds submit`."""
-        head = "Written by `tickertape deploy cloud-run`; `gcloud run services replace` takes it."
-        return {SERVICE_FILE: to_yaml([self.description()], head), BUILD_FILE: template(BUILD_FILE)}
+        comment = "Written by `tickertape deploy cloud-run`, for `gcloud run services replace`."
+        return {SERVICE_FILE: to_yaml([self.description()], comment), BUILD_FILE: read_template(BUILD_FILE)}
 
     def description(self) -> dict[str, Any]:
         """The service, as a Knative `Service`."""
@@ -84,47 +84,45 @@ class CloudRun:
             "no_zonal_redundancy": "true" if self.gpu else "",
             "gpus": "1" if self.gpu else "",
         }
-        (description,) = rendered(SERVICE_FILE, values)
-        return dict(description)
+        return render(SERVICE_FILE, values)[0]
 
     def commands(self, folder: str) -> dict[str, tuple[str, ...]]:
         """The commands in order, by purpose; `folder` contains the files."""
-        project, place = f"--project={self.project}", f"--region={self.region}"
+        project, region = f"--project={self.project}", f"--region={self.region}"
         repository = (self.repository, f"--location={self.region}", project)
         model, variant = "" if self.bucket else self.model, "cuda" if self.gpu else "cpu"
         substitutions = f"--substitutions=_IMAGE={self.image},_MODEL={model},_VARIANT={variant}"
-        service = (self.service, project, place)
+        service = (self.service, project, region)
         run, artifacts = ("gcloud", "run", "services"), ("gcloud", "artifacts", "repositories")
         grant = ("--member=allUsers", "--role=roles/run.invoker")
-        found = {
-            "who is logged in": ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"),
-            "which APIs are enabled": ("gcloud", "services", "list", "--enabled", project,
-                                       "--format=value(config.name)"),
-            "whether there is a repository": (*artifacts, "describe", *repository, "--format=value(name)"),
+        commands = {
+            "show the account": ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"),
+            "list the enabled APIs": ("gcloud", "services", "list", "--enabled", project,
+                                      "--format=value(config.name)"),
+            "look for the repository": (*artifacts, "describe", *repository, "--format=value(name)"),
             "create the repository": (*artifacts, "create", *repository, "--repository-format=docker"),
             "build the image": ("gcloud", "builds", "submit", ".", f"--config={folder}/{BUILD_FILE}",
                                 "--ignore-file=.dockerignore", project, substitutions),
-            "deploy": (*run, "replace", f"{folder}/{SERVICE_FILE}", project, place),
-            "let everybody in": (*run, "add-iam-policy-binding", *service, *grant),
-            "the address": (*run, "describe", *service, "--format=value(status.url)"),
-            "a token for the smoke test": ("gcloud", "auth", "print-identity-token"),
-            "the logs": (*run, "logs", "read", *service, "--limit=100"),
+            "deploy": (*run, "replace", f"{folder}/{SERVICE_FILE}", project, region),
+            "allow public access": (*run, "add-iam-policy-binding", *service, *grant),
+            "show the address": (*run, "describe", *service, "--format=value(status.url)"),
+            "make a token for the smoke test": ("gcloud", "auth", "print-identity-token"),
+            "read the log": (*run, "logs", "read", *service, "--limit=100"),
         }  # fmt: skip
-        del found["a token for the smoke test" if self.allow_unauthenticated else "let everybody in"]
-        return found
+        del commands["make a token for the smoke test" if self.allow_unauthenticated else "allow public access"]
+        return commands
 
 
 def _check_resources(cpu: int, memory: int, gpu: str) -> None:
     """Raises `OptionError` for CPUs and memory that Cloud Run does not offer together."""
+    if gpu and gpu not in MIN_WITH_GPU:
+        raise OptionError(f"--gpu must be {' or '.join(MIN_WITH_GPU)}.", "gpu")
     if gpu:
-        if gpu not in MIN_WITH_GPU:
-            raise OptionError(f"--gpu takes {' or '.join(MIN_WITH_GPU)}.", "gpu")
         cpus, gib = MIN_WITH_GPU[gpu]
         if cpu < cpus or memory < gib * GIB:
             raise OptionError(f"{gpu} needs at least --cpu {cpus} --memory {gib}Gi.", "gpu")
-        return
-    if cpu not in MIN_MEMORY:
-        raise OptionError(f"--cpu takes {', '.join(map(str, MIN_MEMORY))}.", "cpu")
-    if not MIN_MEMORY[cpu] <= memory <= MAX_MEMORY:
+    elif cpu not in MIN_MEMORY:
+        raise OptionError(f"Without --gpu, --cpu must be one of {', '.join(map(str, MIN_MEMORY))}.", "cpu")
+    elif not MIN_MEMORY[cpu] <= memory <= MAX_MEMORY:
         bounds = f"from {MIN_MEMORY[cpu] // GIB}Gi to {MAX_MEMORY // GIB}Gi"
-        raise OptionError(f"With --cpu {cpu}, --memory goes {bounds}.", "memory")
+        raise OptionError(f"With --cpu {cpu}, --memory must be {bounds}.", "memory")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
 
+from tickertape.deploy.cloud_run import SERVICES
 from tickertape.errors import CallerError
 
 KEPT_LINES = 40  # of a failed command's standard error, searched for the cause
@@ -29,7 +29,7 @@ CAUSES = (
     (r"gcloud auth login|active account|[Rr]eauthentication|invalid_grant|credentials.*(expired|revoked)",
      "not_logged_in", "gcloud is not logged in. Run: gcloud auth login"),
     (r"SERVICE_DISABLED|has not been used in project|API .*(disabled|not enabled)",
-     "api_disabled", "An API of Google Cloud is not enabled. Run: gcloud services enable {apis}"),
+     "api_disabled", f"An API of Google Cloud is not enabled. Run: gcloud services enable {' '.join(SERVICES)}"),
     (r"RESOURCE_EXHAUSTED|[Qq]uota",
      "quota", "The project's quota is too small. Use fewer instances, less CPU or another region, or request more: "
      "https://cloud.google.com/run/quotas"),
@@ -59,44 +59,30 @@ CAUSES = (
 )  # fmt: skip
 
 
-def run(command: Sequence[str], what: str, *, apis: Sequence[str] = ()) -> None:
-    """Run a command and show its output. Raises `CommandError`."""
-    _run(command, what, apis, quiet=False)
-
-
-def query(command: Sequence[str], what: str, *, apis: Sequence[str] = ()) -> str:
-    """The standard output of a command, stripped. Raises `CommandError`."""
-    return _run(command, what, apis, quiet=True).strip()
-
-
-def quoted(command: Sequence[str]) -> str:
-    """The command as a line for a shell."""
-    return shlex.join(command)
-
-
-def _run(command: Sequence[str], what: str, apis: Sequence[str], *, quiet: bool) -> str:
-    """Run a command; `quiet` captures its output instead of showing it."""
-    end: deque[str] = deque(maxlen=KEPT_LINES)
+def run(command: Sequence[str], purpose: str, *, capture: bool = False) -> str:
+    """Run a command. `capture` returns its standard output, stripped, instead of showing it. Raises `CommandError`."""
+    last: deque[str] = deque(maxlen=KEPT_LINES)
     try:
         process = subprocess.Popen(  # noqa: S603 - a list of words, never a shell
-            command, stdout=subprocess.PIPE if quiet else None, stderr=subprocess.PIPE, text=True
+            command, stdout=subprocess.PIPE if capture else None, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise CommandError(f"{command[0]} is not installed, or not on the PATH.", "not_installed") from error
     with process:
         for line in process.stderr or ():
-            end.append(line)
-            if not quiet:
+            last.append(line)
+            if not capture:
                 sys.stderr.write(line)
         output = process.stdout.read() if process.stdout else ""
     if process.returncode:
-        raise _explained("".join(end), what, apis)
-    return output
+        raise _describe("".join(last), purpose)
+    return output.strip()
 
 
-def _explained(output: str, what: str, apis: Sequence[str]) -> CommandError:
-    for pattern, code, advice in CAUSES:
+def _describe(output: str, purpose: str) -> CommandError:
+    """The error for a failed command's standard error."""
+    for pattern, code, remedy in CAUSES:
         if re.search(pattern, output):
-            return CommandError(f"{what}: {advice.format(apis=' '.join(apis))}", code)
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return CommandError(f"{what}: failed. {lines[-1] if lines else 'It printed no reason.'}")
+            return CommandError(f"{purpose}: {remedy}", code)
+    reason = output.strip().rpartition("\n")[2].strip() or "It printed no reason."
+    return CommandError(f"{purpose}: failed. {reason}")

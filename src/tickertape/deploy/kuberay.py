@@ -15,7 +15,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
-from tickertape.deploy.manifests import dumped, memory_bytes, rendered, to_yaml, validate_name
+from tickertape.deploy.manifests import dump, memory_bytes, render, to_yaml, validate_name
 from tickertape.errors import OptionError
 from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS, KEEP_ALIVE
 from tickertape.server.settings import Settings
@@ -27,10 +27,6 @@ MODELS, CLAIM, KEYS = "/srv/models", "/srv/claim", "/etc/tickertape"  # folders 
 READY_TIMEOUT = "15m"
 INGRESS_CPU, INGRESS_MEMORY = 2, "4Gi"  # audio is decoded there
 HEAD_CPU, HEAD_MEMORY = 1, "4Gi"
-PASSED_SETTINGS = (
-    "threads", "batch", "body_limit", "max_audio_seconds", "audio_seconds_in_flight", "engine_replicas",
-    "engine_replicas_max", "api_replicas", "gpus_per_replica",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,9 +54,9 @@ class KubeRay:
         validate_name(self.name, "name", NAME_LENGTH)
         memory_bytes(self.memory, "memory")
         if self.claim and self.model.startswith("/"):
-            raise OptionError("With --claim, --model names the folder in the claim.", "model")
+            raise OptionError("With --claim, --model must be a relative path: the folder in the claim.", "model")
         if not 1 <= self.engines <= self.engines_max:
-            raise OptionError("--engines-max is at least --engines, and --engines at least 1.", "engines_max")
+            raise OptionError("--engines must be at least 1, and --engines-max at least --engines.", "engines_max")
 
     @cached_property
     def settings(self) -> Settings:
@@ -80,25 +76,19 @@ class KubeRay:
 
     def files(self) -> dict[str, str]:
         """The manifest for `kubectl apply`."""
-        return {FILE: to_yaml(self.documents(), "Written by `tickertape deploy kuberay`; `kubectl apply` takes it.")}
+        return {FILE: to_yaml(self.documents(), "Written by `tickertape deploy kuberay`, for `kubectl apply`.")}
 
     def commands(self, folder: str) -> dict[str, tuple[str, ...]]:
         """The commands in order, by purpose; `folder` contains the manifest."""
         kubectl = ("kubectl", *((f"--context={self.context}",) if self.context else ()))
-        inside, ready = f"--namespace={self.namespace}", "--for=condition=Ready"
+        namespace, ready = f"--namespace={self.namespace}", "--for=condition=Ready"
+        selector = f"--selector=app.kubernetes.io/instance={self.name}"
         return {
-            "whether the cluster has KubeRay": (*kubectl, "get", "crd", "rayservices.ray.io", "--output=name"),
+            "look for KubeRay": (*kubectl, "get", "crd", "rayservices.ray.io", "--output=name"),
             "deploy": (*kubectl, "apply", f"--filename={folder}/{FILE}"),
-            "wait": (*kubectl, "wait", inside, ready, f"rayservice/{self.name}", f"--timeout={READY_TIMEOUT}"),
-            "reach it": (*kubectl, "port-forward", inside, f"service/{self.name}", f"{PORT}:{PORT}"),
-            "the logs": (
-                *kubectl,
-                "logs",
-                inside,
-                f"--selector=app.kubernetes.io/instance={self.name}",
-                "--prefix=false",
-                "--tail=100",
-            ),
+            "wait": (*kubectl, "wait", namespace, ready, f"rayservice/{self.name}", f"--timeout={READY_TIMEOUT}"),
+            "forward the port": (*kubectl, "port-forward", namespace, f"service/{self.name}", f"{PORT}:{PORT}"),
+            "read the log": (*kubectl, "logs", namespace, selector, "--prefix=false", "--tail=100"),
         }
 
     def documents(self) -> list[dict[str, Any]]:
@@ -109,42 +99,30 @@ class KubeRay:
             "autoscaling": self.engines_max > self.engines,
             "ray_version": metadata.version("ray"),
             "ingress_requests": INGRESS_REQUESTS,
-            "serve_config": dumped(self.serve_config()),
-            "head_pod": self._pod("head", str(HEAD_CPU), HEAD_MEMORY),
-            "ingress_pod": self._pod("ingress", str(INGRESS_CPU), INGRESS_MEMORY),
-            "engine_pod": self._pod("engine", str(self.cpu), self.memory, self.gpus),
+            "serve_config": dump(self.serve_config()),
+            "head_pod": self._pod("head", HEAD_CPU, HEAD_MEMORY),
+            "ingress_pod": self._pod("ingress", INGRESS_CPU, INGRESS_MEMORY),
+            "engine_pod": self._pod("engine", self.cpu, self.memory, self.gpus),
             "buckets": any(host.startswith("gs://") for host in self.settings.object_hosts),
         }
-        return rendered(FILE, values)
+        return render(FILE, values)
 
     def serve_config(self) -> dict[str, Any]:
         """The applications of `tickertape serve`, with their ingress replicas kept on ingress pods."""
-        arguments: dict[str, Any] = {"models": list(self.settings.models)}
-        arguments |= {name: getattr(self.settings, name) for name in PASSED_SETTINGS}
-        if self.settings.object_hosts:
-            arguments["object_hosts"] = list(self.settings.object_hosts)
-        if self.settings.keys_file:
-            arguments["keys_file"] = str(self.settings.keys_file)
-        values = {
-            **HEALTH_CHECKS,
-            "settings": arguments,
-            "keep_alive": KEEP_ALIVE,
-            "ingresses": self.ingresses,
-            "ingress_requests": INGRESS_REQUESTS,
-        }
-        (config,) = rendered("serve.yaml", values)
-        return dict(config)
+        values = {**HEALTH_CHECKS, **self.settings.model_dump(mode="json")}
+        return render("serve.yaml", {**values, "keep_alive": KEEP_ALIVE, "ingress_requests": INGRESS_REQUESTS})[0]
 
-    def _pod(self, component: str, cpu: str, memory: str, gpus: int = 0) -> dict[str, Any]:
+    def _pod(self, component: str, cpu: int, memory: str, gpus: int = 0) -> dict[str, Any]:
         environment = {**ENVIRONMENT, BODY_LIMIT_VARIABLE: str(int(self.settings.body_limit)), "HOME": "/tmp"}  # noqa: S108 - in the pod
         values = {
             **asdict(self),
+            "cpu": str(cpu),
+            "memory": memory,
+            "gpus": str(gpus or ""),
             "component": component,
             "head": component == "head",
             "worker": component != "head",
             "termination_grace": 2 * int(self.settings.grace_seconds),
             "environment": [{"name": name, "value": value} for name, value in environment.items()],
-            "resources": {"cpu": cpu, "memory": memory, **({"nvidia.com/gpu": str(gpus)} if gpus else {})},
         }
-        (pod,) = rendered("pod.yaml", values)
-        return dict(pod)
+        return render("pod.yaml", values)[0]

@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from tickertape.errors import OptionError
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -16,55 +18,55 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
-def template(name: str) -> str:
+def read_template(name: str) -> str:
     """The text of a template."""
     return (resources.files("tickertape.deploy") / "templates" / name).read_text(encoding="utf-8")
 
 
-def rendered(name: str, values: Mapping[str, Any]) -> list[Any]:
+def render(name: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The documents of a template.
 
-    A placeholder `${name}` becomes its value, of whatever type. Empty values are omitted with their keys, and so are
-    mappings whose key `if` has an empty value.
+    A placeholder `${name}` becomes its value, of whatever type. Keys with an empty value (`""`, `[]`, None) are
+    omitted, and so are mappings whose key `if` has one.
     """
-    import yaml  # type: ignore[import-untyped]
-
-    return [_filled(document, values) for document in yaml.safe_load_all(template(name))]
+    return [_fill(document, values) for document in yaml.safe_load_all(read_template(name))]
 
 
-def _filled(node: Any, values: Mapping[str, Any]) -> Any:
+def _fill(node: Any, values: Mapping[str, Any]) -> Any:
     """A part of a template with its placeholders replaced; None: omit it."""
     if isinstance(node, str):
-        if found := _PLACEHOLDER.fullmatch(node):
-            return None if values[found[1]] == "" else values[found[1]]
-        return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), node)
-    if isinstance(node, Mapping):
-        filled = {key: _filled(value, values) for key, value in node.items()}
-        omitted = "if" in node and not filled.pop("if")
-        return None if omitted else {key: value for key, value in filled.items() if value is not None}
+        found = _PLACEHOLDER.fullmatch(node)
+        return values[found[1]] if found else _PLACEHOLDER.sub(lambda found: str(values[found[1]]), node)
     if isinstance(node, list):
-        return [item for item in (_filled(each, values) for each in node) if item is not None] or None
+        return [item for item in (_fill(each, values) for each in node) if item is not None]
+    if isinstance(node, Mapping):
+        filled = {key: _fill(value, values) for key, value in node.items()}
+        if "if" in node and not filled.pop("if"):
+            return None
+        return {key: value for key, value in filled.items() if value not in ("", [], None)}
     return node
 
 
-def to_yaml(documents: Iterable[Mapping[str, Any]], head: str) -> str:
-    """The documents, one after another, below `head` as a comment."""
-    return f"# {head}\n" + "---\n".join(map(dumped, documents))
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # the package has no types
+    """Writes multi-line text as blocks, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - overrides the base class
+        return True
+
+    def represent_str(self, data: str) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+    yaml_representers = {**yaml.SafeDumper.yaml_representers, str: represent_str}  # noqa: RUF012 - as in the base class
 
 
-def dumped(document: Mapping[str, Any]) -> str:
-    """A document as YAML: keys in their order, multi-line text as blocks, no aliases."""
-    import yaml
+def dump(document: Mapping[str, Any]) -> str:
+    """A document as YAML, its keys in their order."""
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=110))
 
-    class Dumper(yaml.SafeDumper):  # type: ignore[misc] # the package has no types
-        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - overrides the base class
-            return True
 
-    def text(dumper: Any, value: str) -> Any:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-    Dumper.add_representer(str, text)
-    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, width=110))
+def to_yaml(documents: Iterable[Mapping[str, Any]], comment: str) -> str:
+    """The documents, one after another, below a comment of one line."""
+    return f"# {comment}\n" + "---\n".join(map(dump, documents))
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -74,7 +76,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
         for name, content in files.items():
             (folder / name).write_text(content, encoding="utf-8")
     except OSError as error:
-        message = f"The folder of --output cannot be written to ({error.strerror}); choose another."
+        message = f"Cannot write to the folder of --output ({error.strerror}); choose another."
         raise OptionError(message, "output") from error
     return [folder / name for name in files]
 
@@ -86,8 +88,8 @@ def memory_bytes(quantity: str, option: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def validate_name(name: str, option: str, most: int = 63) -> str:
-    """A name that Kubernetes and Google Cloud accept, of at most `most` characters. Raises `OptionError`."""
-    if not _NAME.fullmatch(name) or len(name) > most:
-        raise OptionError(f"--{option} takes {most} small letters, digits and dashes at most, a letter first.", option)
-    return name
+def validate_name(name: str, option: str, max_length: int = 63) -> None:
+    """Check a name by the rules of Kubernetes and Google Cloud. Raises `OptionError`."""
+    if not _NAME.fullmatch(name) or len(name) > max_length:
+        message = f"--{option} takes at most {max_length} lower-case letters, digits and hyphens, a letter first."
+        raise OptionError(message, option)
