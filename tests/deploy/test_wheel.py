@@ -48,7 +48,7 @@ def test_an_installed_copy_has_the_clips_of_the_page(wheel: Path, tmp_path: Path
 
 
 def test_the_wheel_contains_no_other_files(wheel: Path) -> None:
-    """Besides Python it contains the page's files, the clips, the templates of manifests and `py.typed`."""
+    """Besides Python it contains templates, the page's files, the clips and `py.typed`."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith(".py")]
     page = [
@@ -58,4 +58,5 @@ def test_the_wheel_contains_no_other_files(wheel: Path) -> None:
     ]
     clips = [f"tickertape/server/page/static/examples/{path.name}" for path in EXAMPLES.iterdir()]
     templates = [f"tickertape/deploy/templates/{path.name}" for path in TEMPLATES.iterdir()]
-    assert sorted([*page, *clips, *templates, "tickertape/py.typed"]) == sorted(names)
+    others = ["tickertape/py.typed", "tickertape/server/docs.html"]
+    assert sorted([*page, *clips, *templates, *others]) == sorted(names)
