@@ -41,7 +41,7 @@ BUDGET = {
     "server": 4180,
     "cluster": 985,
     "deploy": 489,
-    "cli": 1390,
+    "cli": 1292,
     "": 1020,
 }
 MAX_FUNCTION_LINES = 100

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import typer
 
@@ -107,21 +108,19 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
       2  invalid file, option or checkpoint
     130  interrupted; result files are complete or absent
     """  # noqa: D301 - typer's mark for unwrapped text
-    from tickertape.cli.transcribe import Run
-    from tickertape.transcriber import Transcriber, load
+    from tickertape.cli.transcribe import transcribe_files
+    from tickertape.transcriber import load
     from tickertape.types import Options, Reading
 
     decoding = Options(language=language, task=task, word_timestamps=word_timestamps, prompt=prompt, hotwords=hotwords,
                       beam_size=beam_size, temperatures=_temperatures(temperature))  # fmt: skip
     reading = Reading(channels, vad=not no_vad, track=track, audio_format=audio_format, max_seconds=max_hours * 3600)
 
-    def load_model(progress: Callable[[float, str], None]) -> Transcriber:
-        return load(model, device=device, compute_type=compute_type, precision=precision, threads=threads, batch=batch,
-                    base=base, offline=offline, progress=progress)  # fmt: skip
-
-    run = Run.plan(files, output_dir, _formats(formats), load_model, decoding, reading,
-                   as_json=as_json, skip_existing=skip_existing, quiet=quiet)  # fmt: skip
-    raise typer.Exit(run.execute())
+    load_model = partial(load, model, device=device, compute_type=compute_type, precision=precision, threads=threads,
+                         batch=batch, base=base, offline=offline)  # fmt: skip
+    code = transcribe_files(files, output_dir, _formats(formats), load_model, decoding, reading,
+                              as_json=as_json, skip_existing=skip_existing, quiet=quiet)  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from tickertape.types import SAMPLE_RATE
 
@@ -14,49 +16,46 @@ from tickertape.types import SAMPLE_RATE
 class Bar:
     """Shows the loading of a model and the progress of recordings, if `shown`."""
 
-    def __init__(self, *, shown: bool, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(self, *, shown: bool) -> None:
         self._began = 0.0
         self._lengths: dict[int, int] = {}  # samples, by recording
         self._done: dict[int, int] = {}
-        self._bar: Any = None
-        if shown:
-            self._bar = _rich_bar()
-            self._task = self._bar.add_task("opening the model", total=1.0, figures="")
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,  # results must not pass through the bar
+            redirect_stderr=False,
+            disable=not shown,
+        )
+        self._task = self._bar.add_task("opening the model", total=1.0, figures="")
 
     def __enter__(self) -> Bar:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def loading(self, fraction: float, what: str) -> None:
         """Show the progress of loading."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=fraction, description=what)
+        self._bar.update(self._task, completed=fraction, description=what)
 
     def move(self, number: int, done: int, total: int) -> None:
         """Show that `done` of `total` samples of a recording are transcribed."""
-        self._began = self._began or self._clock()
+        self._began = self._began or time.perf_counter()
         self._done[number], self._lengths[number] = done, total
-        if self._bar is None:
-            return
         seconds, all_seconds = (sum(each.values()) / SAMPLE_RATE for each in (self._done, self._lengths))
-        self._bar.update(
-            self._task,
-            description="transcribing",
-            completed=seconds,
-            total=max(all_seconds, 1e-9),
-            figures=figures(seconds, all_seconds, self._clock() - self._began),
-        )
+        shown = figures(seconds, all_seconds, time.perf_counter() - self._began)
+        total_seconds = max(all_seconds, 1e-9)
+        self._bar.update(self._task, description="transcribing", completed=seconds, total=total_seconds, figures=shown)
 
     @contextlib.contextmanager
     def aside(self, wanted: bool = True) -> Iterator[None]:
         """Hide the bar while text is printed to the terminal."""
-        running = wanted and self._bar is not None and self._bar.live.is_started
+        running = wanted and self._bar.live.is_started
         if running:
             self._bar.stop()
         yield
@@ -76,18 +75,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _rich_bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[figures]}"),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,  # results must not pass through the bar
-        redirect_stderr=False,
-    )

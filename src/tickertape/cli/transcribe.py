@@ -6,17 +6,15 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tickertape.checkpoints.prepare import Progress
 from tickertape.cli.inputs import InvalidInput, Recording, find_recordings
-from tickertape.cli.outputs import Outputs, render
+from tickertape.cli.outputs import plan_files, render, write_files
 from tickertape.cli.progress import Bar, figures
 from tickertape.errors import CallerError, OptionError, TickertapeError
-from tickertape.pipeline import Update
 from tickertape.transcriber import Event, Started, Transcriber
 from tickertape.transcripts.formats import speaker, verbose_object
 from tickertape.transcripts.languages import language_code, separator
@@ -27,134 +25,103 @@ EXIT_OK, EXIT_ERROR, EXIT_USAGE = 0, 1, 2  # exit codes; an internal error overr
 Reporter: TypeAlias = "TextReporter | JsonReporter"  # reports events of recordings, which are numbered in a run
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A recording's transcript, the files it was written to, and the seconds since it was begun."""
-
-    transcript: Transcript
-    files: tuple[str, ...]
-    work: float
+def transcribe_files(  # noqa: PLR0917 - as the command line names them
+    names: Sequence[str], folder: Path | None, formats: Sequence[str], load: Callable[..., Transcriber],
+    options: Options, reading: Reading, *, as_json: bool = False, quiet: bool = False, skip_existing: bool = False,
+) -> int:  # fmt: skip
+    """Transcribe recordings and return the exit code. Raises `OptionError` for conflicting options."""
+    if options.language is not None:
+        language_code(options.language)  # validate before the model loads
+    found = find_recordings(names)
+    recordings = [item for item in found if isinstance(item, Recording)]
+    if not folder and not as_json and (len(formats) > 1 or (len(recordings) > 1 and formats[0] != "txt")):
+        message = "Several formats, or several files in a format other than txt, need --output-dir."
+        raise OptionError(message, "output_dir", "invalid_output_dir")
+    files = plan_files(folder, formats, recordings) if folder else [{} for _ in recordings]
+    left = [
+        number
+        for number, paths in enumerate(files)
+        if not (skip_existing and paths and all(path.is_file() for path in paths.values()))
+    ]
+    skipped = len(recordings) - len(left)
+    recordings, files = [recordings[number] for number in left], [files[number] for number in left]
+    shown = [recording.shown for recording in recordings]
+    with Bar(shown=not quiet and not as_json and sys.stderr.isatty()) as bar:
+        reporter = JsonReporter(shown) if as_json else TextReporter(shown, None if folder else formats[0], bar, quiet)
+        run = Run(recordings, files, reporter, bar, skipped)
+        for item in found:
+            if isinstance(item, InvalidInput):
+                run.fail(item.shown, OptionError(item.reason, "file", "invalid_file"))
+        if recordings:
+            with load(progress=bar.loading) as model:
+                run.transcribe(model, options, reading)
+    reporter.finished(run)
+    return run.code
 
 
 @dataclass(slots=True)
-class Summary:
-    """Counts and totals of a run."""
+class Run:
+    """A run over recordings, with its counts and totals."""
 
-    done: int = 0
+    recordings: Sequence[Recording]
+    files: Sequence[Mapping[str, Path]]
+    reporter: Reporter
+    bar: Bar
     skipped: int = 0
+    done: int = 0
     failed: int = 0
     code: int = EXIT_OK
-    samples: int = 0
+    seconds: float = 0.0  # of audio that were transcribed
     began: float = field(default_factory=time.perf_counter)
+    _begun: dict[int, float] = field(default_factory=dict)
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of audio that were transcribed."""
-        return self.samples / SAMPLE_RATE
+    def transcribe(self, model: Transcriber, options: Options, reading: Reading) -> None:
+        """Transcribe all recordings."""
+        self.reporter.opened(model)
+        self.began = time.perf_counter()
+        sources = (recording.source for recording in self.recordings)
+        with contextlib.closing(model.transcribe_many(sources, options, reading)) as events:
+            for number, event in events:
+                try:
+                    self._handle(number, event)
+                except TickertapeError as error:  # noqa: PERF203 - a bad recording does not stop the others
+                    self.fail(self.recordings[number].shown, error, number)
+
+    def _handle(self, number: int, event: Event) -> None:
+        """Report an event and write the files of a finished recording. Raises the error of a recording."""
+        if isinstance(event, TickertapeError):
+            raise event
+        if isinstance(event, Started):
+            self._begun[number] = time.perf_counter()
+            self.bar.move(number, 0, event.length * event.channels)
+            self.reporter.begun(number, event)
+            return
+        self.bar.move(number, event.done, event.total)
+        if event.segments:
+            self.reporter.segments(number, event.segments)
+        if event.transcript is not None:
+            paths = self.files[number]
+            write_files(paths, event.transcript)
+            work = time.perf_counter() - self._begun[number]
+            self.reporter.finish(number, event.transcript, [str(path) for path in paths.values()], work)
+            self.done += 1
+            self.seconds += event.transcript.samples / SAMPLE_RATE
+
+    def fail(self, shown: str, error: TickertapeError, number: int | None = None) -> None:
+        """Count and report an error."""
+        self.failed += 1
+        self.code = EXIT_ERROR if self.code == EXIT_ERROR or not isinstance(error, CallerError) else EXIT_USAGE
+        self.reporter.failed(shown, error, number)
 
     @property
     def work(self) -> float:
         """Seconds since the run began to transcribe."""
         return time.perf_counter() - self.began
 
-    def fail(self, error: TickertapeError) -> None:
-        """Count an error."""
-        self.failed += 1
-        self.code = EXIT_ERROR if self.code == EXIT_ERROR or not isinstance(error, CallerError) else EXIT_USAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The validated arguments of the command."""
-
-    recordings: tuple[Recording, ...]
-    unusable: tuple[InvalidInput, ...]
-    outputs: Outputs | None
-    style: str | None  # the format of the results that are printed; None where they only go to files
-    load: Callable[[Progress], Transcriber]
-    options: Options
-    reading: Reading
-    as_json: bool = False
-    quiet: bool = False
-    skipped: int = 0
-
-    @classmethod
-    def plan(  # noqa: PLR0917 - as the command line names them
-        cls, names: Sequence[str], folder: Path | None, formats: Sequence[str], load: Callable[[Progress], Transcriber],
-        options: Options, reading: Reading, *, as_json: bool = False, quiet: bool = False, skip_existing: bool = False,
-    ) -> Run:  # fmt: skip
-        """Find the recordings and name the outputs. Raises `OptionError` for conflicting options."""
-        if options.language is not None:
-            language_code(options.language)  # validate before the model loads
-        found = find_recordings(names)
-        good = [item for item in found if isinstance(item, Recording)]
-        bad = tuple(item for item in found if isinstance(item, InvalidInput))
-        outputs = Outputs.plan(folder, formats, good) if folder else None
-        if outputs is None and not as_json and (len(formats) > 1 or (len(good) > 1 and formats[0] != "txt")):
-            message = "Several formats, or several files in a format other than txt, need --output-dir."
-            raise OptionError(message, "output_dir", "invalid_output_dir")
-        before = len(good)
-        if outputs is not None and skip_existing:
-            left = [number for number in range(before) if not outputs.exist(number)]
-            outputs, good = outputs.only(left), [good[number] for number in left]
-        style = None if outputs else formats[0]
-        return cls(tuple(good), bad, outputs, style, load, options, reading, as_json, quiet, before - len(good))
-
-    def execute(self) -> int:
-        """Transcribe all recordings. Returns the exit code."""
-        shown = not self.quiet and not self.as_json and sys.stderr.isatty()
-        summary = Summary(skipped=self.skipped)
-        with Bar(shown=shown) as bar:
-            reporter: Reporter
-            reporter = (
-                JsonReporter(self.recordings)
-                if self.as_json
-                else TextReporter(self.recordings, self.style, bar, self.quiet)
-            )
-            for item in self.unusable:
-                summary.fail(error := OptionError(item.reason, "file", "invalid_file"))
-                reporter.failed(item.shown, error)
-            if self.recordings:
-                with self.load(bar.loading) as model:
-                    reporter.opened(model)
-                    summary.began = time.perf_counter()
-                    sources = (recording.source for recording in self.recordings)
-                    with contextlib.closing(model.transcribe_many(sources, self.options, self.reading)) as events:
-                        self._follow(events, reporter, bar, summary)
-        reporter.finished(summary)
-        return summary.code
-
-    def _follow(self, events: Iterable[tuple[int, Event]], reporter: Reporter, bar: Bar, summary: Summary) -> None:
-        """Report events and write the files of finished recordings."""
-        began: dict[int, float] = {}
-        for number, item in events:
-            error = item if isinstance(item, TickertapeError) else None
-            if isinstance(item, Started):
-                began[number] = time.perf_counter()
-                bar.move(number, 0, item.length * item.channels)
-                reporter.begun(number, item)
-            elif isinstance(item, Update):
-                bar.move(number, item.done, item.total)
-                if item.segments:
-                    reporter.segments(number, item.segments)
-                if item.transcript is not None:
-                    error = self._end(number, item.transcript, began[number], reporter, summary)
-            if error is not None:
-                summary.fail(error)
-                reporter.failed(self.recordings[number].shown, error, number)
-
-    def _end(
-        self, number: int, transcript: Transcript, began: float, reporter: Reporter, summary: Summary
-    ) -> TickertapeError | None:
-        """Write the files of a recording. Returns the error if that fails."""
-        try:
-            files = tuple(map(str, self.outputs.write(number, transcript))) if self.outputs else ()
-        except OptionError as error:
-            return error
-        reporter.done(number, Result(transcript, files, time.perf_counter() - began))
-        summary.done += 1
-        summary.samples += transcript.samples
-        return None
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of recordings by outcome."""
+        return {"transcribed": self.done, "skipped": self.skipped, "failed": self.failed}
 
 
 class TextReporter:
@@ -164,10 +131,10 @@ class TextReporter:
     results are printed in order, with headings if there are several.
     """
 
-    def __init__(self, recordings: Sequence[Recording], style: str | None, bar: Bar, quiet: bool = False) -> None:
-        self._names = [recording.shown for recording in recordings]
+    def __init__(self, names: Sequence[str], style: str | None, bar: Bar, quiet: bool = False) -> None:
+        self._names = names
         self._style, self._bar, self._quiet = style, bar, quiet
-        self._scripts: dict[int, TextStream] = {}
+        self._streams: dict[int, TextStream] = {}
         self._held: dict[int, str] = {}  # results of recordings whose turn has not come
         self._over: set[int] = set()
         self._turn = 0
@@ -179,38 +146,37 @@ class TextReporter:
 
     def begun(self, number: int, begun: Started) -> None:
         """Begin a recording."""
-        self._scripts[number] = TextStream(split=begun.channels > 1)
+        self._streams[number] = TextStream(split=begun.channels > 1)
 
     def segments(self, number: int, segments: Sequence[Segment]) -> None:
         """Print text, or hold it back until earlier recordings are finished."""
         if self._style == "txt":
-            self._print(number, self._scripts[number].continued(segments))
+            self._print(number, self._streams[number].continued(segments))
 
-    def done(self, number: int, result: Result) -> None:
+    def finish(self, number: int, transcript: Transcript, files: Sequence[str], work: float) -> None:  # noqa: ARG002 - for JSON
         """Print the rest of the result, then the notices."""
         self._over.add(number)
         if self._style == "txt":
-            self._print(number, self._scripts[number].ended())
+            self._print(number, self._streams[number].ended())
         else:
-            self._print(number, render(result.transcript, self._style) if self._style else "")
+            self._print(number, render(transcript, self._style) if self._style else "")
         if not self._quiet:
-            for notice in result.transcript.notices:
+            for notice in transcript.notices:
                 self._say(f"{self._names[number]}: {notice.message} ({notice.code})")
 
     def failed(self, shown: str, error: TickertapeError, number: int | None = None) -> None:
         """Print one line with the error and its remedy."""
         if number is not None:
             self._over.add(number)
-            begun = self._style == "txt" and number in self._scripts and self._scripts[number].last is not None
+            begun = self._style == "txt" and number in self._streams and self._streams[number].last is not None
             self._print(number, "\n" if begun else "")
         self._say(f"{shown}: {describe(error)}")
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, run: Run) -> None:
         """Print a summary of several recordings."""
-        counts = {"transcribed": summary.done, "skipped": summary.skipped, "failed": summary.failed}
-        if not self._quiet and sum(counts.values()) > 1:
-            text = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "transcribed")
-            self._say(f"{text}; {figures(summary.seconds, summary.seconds, summary.work)}")
+        if not self._quiet and sum(run.counts.values()) > 1:
+            text = ", ".join(f"{count} {what}" for what, count in run.counts.items() if count or what == "transcribed")
+            self._say(f"{text}; {figures(run.seconds, run.seconds, run.work)}")
 
     def _print(self, number: int, text: str) -> None:
         """Print the held text of the current recording and of finished ones after it."""
@@ -258,8 +224,8 @@ class TextStream:
 class JsonReporter:
     """Prints one JSON object per line: segments as they are decoded, results, errors and the summary."""
 
-    def __init__(self, recordings: Sequence[Recording]) -> None:
-        self._names = [recording.shown for recording in recordings]
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
 
     def opened(self, model: Transcriber) -> None:
         """Print the choices made for this machine."""
@@ -267,42 +233,28 @@ class JsonReporter:
 
     def begun(self, number: int, begun: Started) -> None:
         """Print the duration of a recording."""
-        seconds = begun.length / SAMPLE_RATE
-        self._put("begun", number, {"duration": round(seconds, 3), "channels": begun.channels})
+        self._put("begun", number, duration=round(begun.length / SAMPLE_RATE, 3), channels=begun.channels)
 
     def segments(self, number: int, segments: Sequence[Segment]) -> None:
         """Print a line for each segment, times in seconds."""
         for segment in segments:
             times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
-            self._put("segment", number, {**times, "channel": segment.channel, "text": segment.text.strip()})
+            self._put("segment", number, **times, channel=segment.channel, text=segment.text.strip())
 
-    def done(self, number: int, result: Result) -> None:
+    def finish(self, number: int, transcript: Transcript, files: Sequence[str], work: float) -> None:
         """Print the transcript as `verbose_json`."""
-        body = verbose_object(result.transcript)
-        self._put("done", number, {"files": result.files, "work_seconds": round(result.work, 3), **body})
+        self._put("done", number, files=files, work_seconds=round(work, 3), **verbose_object(transcript))
 
-    def failed(self, shown: str, error: TickertapeError, number: int | None = None) -> None:  # noqa: ARG002 - names the file
+    def failed(self, shown: str, error: TickertapeError, number: int | None = None) -> None:  # noqa: ARG002 - for text
         """Print the error's code and message."""
         emit({"event": "error", "file": shown, "code": error.code, "message": error.message})
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, run: Run) -> None:
         """Print counts and totals."""
-        counts = {
-            "transcribed": summary.done,
-            "skipped": summary.skipped,
-            "failed": summary.failed,
-            "exit_code": summary.code,
-        }
-        emit(
-            {
-                "event": "finished",
-                **counts,
-                "duration": round(summary.seconds, 3),
-                "work_seconds": round(summary.work, 3),
-            }
-        )
+        totals = {"duration": round(run.seconds, 3), "work_seconds": round(run.work, 3)}
+        emit({"event": "finished", **run.counts, "exit_code": run.code, **totals})
 
-    def _put(self, event: str, number: int, body: Mapping[str, Any]) -> None:
+    def _put(self, event: str, number: int, **body: Any) -> None:
         emit({"event": event, "file": self._names[number], **body})
 
 
