@@ -10,11 +10,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from tickertape import __version__
@@ -22,7 +20,7 @@ from tickertape.audio.worker_pool import Decoders
 from tickertape.errors import TickertapeError
 from tickertape.pipeline import Model
 from tickertape.server import openapi
-from tickertape.server.middleware import RecordMiddleware, answer_error
+from tickertape.server.middleware import RecordMiddleware, answer_error, not_found
 from tickertape.server.openapi import METRICS, Alive, ModelList, ModelObject, Ready, Version, route
 from tickertape.server.params import find_model
 from tickertape.server.service import ERRORS_ONLY, Service
@@ -147,17 +145,8 @@ def _replica_comment(service: Service) -> bytes:
 
 
 async def _reject(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - as ASGI calls it
-    """Reject an unknown path under /v1 with 404 and a known one with another method with 405."""
-    outside = {**scope, "root_path": scope["root_path"].removesuffix("/v1")}
-    allowed = {
-        method
-        for route in app.routes
-        if isinstance(route, APIRoute) and route.matches(outside)[0] is Match.PARTIAL
-        for method in route.methods or ()
-    }
-    if allowed:
-        raise HTTPException(405, headers={"allow": ", ".join(sorted(allowed))})
-    raise HTTPException(404)
+    """Reject an unknown path under /v1, or a known one with another method."""
+    raise not_found(app.routes, {**scope, "root_path": scope["root_path"].removesuffix("/v1")})
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tickertape.errors import TickertapeError
@@ -47,24 +50,29 @@ class RecordMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = _begin(scope)
-        connection = _Connection(scope, receive, send, record)
+        record, started = _begin(scope), False
+
+        async def counted_receive() -> Message:
+            message = await receive()
+            record.request_bytes += len(message.get("body", b""))
+            return message
+
+        async def counted_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                _add_headers(message, record, api="route" in scope)
+            record.response_bytes += len(message.get("body", b""))
+            await send(message)
+
         try:
-            await self._app(scope, connection.receive, connection.send)
+            await self._app(scope, counted_receive, counted_send)
         except Exception as error:  # noqa: BLE001 - the last line of defence: the client gets an envelope, the log a trace
-            await self._rescue(error, record, connection, scope)
+            known = known_error(error, record)
+            if not started:
+                await errors.response(known)(scope, counted_receive, counted_send)
         finally:
             self._end(scope, record)
-
-    async def _rescue(self, error: Exception, record: Record, connection: _Connection, scope: Scope) -> None:
-        if isinstance(error, TickertapeError):
-            known = error
-        else:
-            known = TickertapeError("The server failed; the log has the details under this request id.")
-            log_exception(logger, error, request_id=record.request_id)
-        record.fail(known)
-        if not connection.started:
-            await errors.response(known)(scope, connection.receive, connection.send)
 
     def _end(self, scope: Scope, record: Record) -> None:
         endpoint = str(getattr(scope.get("route"), "path_format", ""))
@@ -78,40 +86,24 @@ class RecordMiddleware:
             log_request(record, project=self._project)
 
 
-class _Connection:
-    """Counts the bytes of a request and its response, and adds the response headers."""
+def known_error(error: Exception, record: Record) -> TickertapeError:
+    """The error to send; the record has its status and code, and the log the place of an unexpected one."""
+    if not isinstance(error, TickertapeError):
+        log_exception(logger, error, request_id=record.request_id)
+        error = TickertapeError(f"The server failed; its log has the details under {record.request_id}.")
+    record.fail(error)
+    return error
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        self.started = False
-        self._scope = scope
-        self._receive = receive
-        self._send = send
-        self._record = record
 
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._record.request_bytes += len(message.get("body", b""))
-        return message
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            self._start(message)
-        self._record.response_bytes += len(message.get("body", b""))
-        await self._send(message)
-
-    def _start(self, message: Message) -> None:
-        record = self._record
-        record.status = record.status or message["status"]
-        record.total = record.elapsed
-        headers = MutableHeaders(raw=message.setdefault("headers", []))
-        headers["x-request-id"] = record.request_id
-        headers["server-timing"] = server_timing(record)
-        headers.setdefault("x-content-type-options", "nosniff")
-        if "route" in self._scope:  # an API response; files of the page may be cached
-            headers.setdefault("cache-control", "no-store")
-        for name, value in record.headers.items():
-            headers[name] = value
+def _add_headers(start: Message, record: Record, *, api: bool) -> None:
+    record.status = record.status or start["status"]
+    record.total = record.elapsed
+    headers = MutableHeaders(raw=start.setdefault("headers", []))
+    headers.update({"x-request-id": record.request_id, "server-timing": server_timing(record)})
+    headers.setdefault("x-content-type-options", "nosniff")
+    if api:  # files of the page may be cached
+        headers.setdefault("cache-control", "no-store")
+    headers.update(record.headers)
 
 
 def request_id(headers: Headers) -> str:
@@ -127,6 +119,17 @@ def _begin(scope: Scope) -> Record:
     record = Record(request_id(headers), method=method, trace=trace)
     scope.setdefault("state", {})["record"] = record
     return record
+
+
+def not_found(routes: Iterable[BaseRoute], scope: Scope) -> HTTPException:
+    """404, or 405 with the allowed methods if one of the routes has this path."""
+    methods = sorted(
+        method
+        for route in routes
+        if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL
+        for method in route.methods or ()
+    )
+    return HTTPException(405, headers={"allow": ", ".join(methods)}) if methods else HTTPException(404)
 
 
 def parse_content_length(value: str | bytes) -> int | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
-import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -34,10 +33,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from tickertape.errors import CallerError, OptionError, TickertapeError
+from tickertape.errors import CallerError, OptionError
 from tickertape.server.errors import ClientDisconnectedError, NotFoundError
-from tickertape.server.logs import log_exception
 from tickertape.server.metrics import Record
+from tickertape.server.middleware import known_error
 from tickertape.server.multipart import Form, check_headers
 from tickertape.server.page.guard import Guard
 from tickertape.server.page.messages import Json, Messages
@@ -49,8 +48,6 @@ from tickertape.types import Task
 
 if TYPE_CHECKING:
     from tickertape.server.service import Service
-
-logger = logging.getLogger(__name__)
 
 UPLOAD_LIFETIME = 60.0  # seconds until an upload is freed whose transcription was never requested
 CONCURRENCY = 64  # Gradio's limit of transcriptions; the service's admission limits their cost
@@ -228,7 +225,7 @@ class PageHandlers:
                         record.status, record.code = 200, ""
                     yield message
         except Exception as error:  # noqa: BLE001 - the browser gets a sentence, the log the location
-            yield messages.fail(_public_error(error, record))
+            yield messages.fail(known_error(error, record))
         finally:
             self._service.observe(record)
 
@@ -277,16 +274,6 @@ def _new_record() -> Record:
     record = Record(f"page_{secrets.token_hex(6)}", method="POST", endpoint=ENDPOINT, stream=True)
     record.fail(ClientDisconnectedError())
     return record
-
-
-def _public_error(error: Exception, record: Record) -> TickertapeError:
-    """The error to show in the browser; its status and code are recorded."""
-    known = error
-    if not isinstance(known, TickertapeError):
-        log_exception(logger, error, request_id=record.request_id)
-        known = TickertapeError(f"The server failed; its log has the details under {record.request_id}.")
-    record.fail(known)
-    return known
 
 
 def _form_fields(fields: Json) -> dict[str, list[str]]:

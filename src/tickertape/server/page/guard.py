@@ -12,12 +12,11 @@ import re
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tickertape.errors import FileTooLargeError
-from tickertape.server.middleware import parse_content_length
+from tickertape.server.middleware import not_found, parse_content_length
 from tickertape.server.tasks import background
 
 ALLOWED_PATHS = re.compile(
@@ -67,7 +66,7 @@ class Guard:
         """Pass an allowed request on; reject others as the application around it would."""
         path = _path(scope)
         if scope["type"] != "http" or not ALLOWED_PATHS.fullmatch(path) or ".." in path:
-            raise self._not_found(scope)
+            raise not_found(self._routes, scope)
         send = _add_headers(send, immutable=path.startswith(("/assets/", "/static/fonts/")))
         if path == "/" and scope["method"] == "GET":
             send = _replace_head(send, self._head)
@@ -100,16 +99,6 @@ class Guard:
         finally:
             if not complete:
                 _cancel_session(scope)
-
-    def _not_found(self, scope: Scope) -> HTTPException:
-        """404, or 405 if a route of the application around has this path but another method."""
-        methods = sorted(
-            method
-            for route in self._routes
-            if scope["type"] == "http" and route.matches(scope)[0] is Match.PARTIAL
-            for method in getattr(route, "methods", None) or ()
-        )
-        return HTTPException(405, headers={"allow": ", ".join(methods)}) if methods else HTTPException(404)
 
 
 def _cancel_session(scope: Scope) -> None:
