@@ -36,7 +36,7 @@ OWNERS = {
 BUDGET = {
     "transcripts": 730,
     "audio": 2101,
-    "checkpoints": 1280,
+    "checkpoints": 1129,
     "engine": 1162,
     "server": 4180,
     "cluster": 985,

@@ -95,7 +95,7 @@ def test_a_checkpoint_is_prepared(micro: Path, tmp_path: Path) -> None:
     assert ("int8", "full", ()) == (prepared.compute_type, prepared.audio_context, prepared.notices)
     assert [[1, 0]] == rules(prepared)["alignment_heads"]
     assert prepared.folder / "encoder.xml" == prepared.encoder
-    assert ctranslate2.models.Whisper(str(prepared.decoder)).is_multilingual
+    assert ctranslate2.models.Whisper(str(prepared.folder)).is_multilingual
 
 
 def test_preparing_again_finds_the_same_folder(small: Path, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_missing_timestamps_and_padding_are_named() -> None:
 
 
 def test_old_checkpoints_without_generation_config(copy: Path, tmp_path: Path) -> None:
-    """Before 2023 config.json held the suppressed tokens, and nobody declared the languages."""
+    """Before 2023 config.json held the suppressed tokens, and the languages were not declared."""
     (copy / "generation_config.json").unlink()
     edit(copy / "config.json", suppress_tokens=[1, 2], begin_suppress_tokens=[3])
     prepared = prepare(copy, cache=tmp_path)

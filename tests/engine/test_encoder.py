@@ -35,7 +35,7 @@ def make_mel(batch: int = 1, frames: int = 3000, seed: int = 0) -> np.ndarray:
 def test_states_equal_ctranslate2s(prepared: Prepared) -> None:
     """In float32 the states differ from CTranslate2's encoder by less than 1e-5, relative norm."""
     mel = make_mel()
-    model = ctranslate2.models.Whisper(str(prepared.decoder), compute_type="float32")
+    model = ctranslate2.models.Whisper(str(prepared.folder), compute_type="float32")
     expected = np.array(model.encode(ctranslate2.StorageView.from_array(mel)))
     actual = open_encoder(prepared).encode(mel)
     assert np.linalg.norm(expected - actual) < 1e-5 * np.linalg.norm(expected)

@@ -11,6 +11,7 @@ import numpy as np
 from tickertape.checkpoints.safetensors import Weights
 from tickertape.errors import CorruptCheckpointError, IncompleteCheckpointError, NotWhisperError
 
+COPY = "copy the config.json of the model that was tuned"
 MAX_LAYERS = 256  # eight times large-v3's
 
 
@@ -35,13 +36,9 @@ class Dimensions:
         """Read a parsed config.json. Raises `CheckpointError` if it does not describe a whole Whisper model."""
         kind = config.get("model_type")
         if kind != "whisper":
-            raise NotWhisperError(
-                f"config.json describes a {str(kind)[:40]!r} model; only 'whisper' models can be used"
-            )
+            raise NotWhisperError(f"config.json describes a {str(kind)[:40]!r} model; use a 'whisper' model")
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
-            raise NotWhisperError(
-                "config.json asks for another activation or scaled embeddings, which Whisper does not have"
-            )
+            raise NotWhisperError("config.json declares an activation or scaled embeddings that Whisper does not have")
         names = {"d_model": "d_model", "n_mels": "num_mel_bins", "n_vocab": "vocab_size",
                  "encoder_layers": "encoder_layers", "encoder_heads": "encoder_attention_heads",
                  "encoder_ffn": "encoder_ffn_dim", "decoder_layers": "decoder_layers",
@@ -50,9 +47,7 @@ class Dimensions:
                  "max_target_positions": "max_target_positions"}  # fmt: skip
         missing = [key for key in names.values() if not isinstance(config.get(key), int)]
         if missing:
-            raise IncompleteCheckpointError(
-                f"config.json lacks {', '.join(missing)}; copy the config.json of the model that was tuned"
-            )
+            raise IncompleteCheckpointError(f"config.json lacks {', '.join(missing)}; {COPY}")
         found = cls(**{name: config[key] for name, key in names.items()})
         if (
             max(found.encoder_layers, found.decoder_layers) > MAX_LAYERS
@@ -60,9 +55,7 @@ class Dimensions:
             or found.d_model % found.encoder_heads
             or found.d_model % found.decoder_heads
         ):
-            raise CorruptCheckpointError(
-                "config.json holds impossible sizes; copy the config.json of the model that was tuned"
-            )
+            raise CorruptCheckpointError(f"config.json has impossible sizes; {COPY}")
         return found
 
 
@@ -102,9 +95,8 @@ def check_weights(weights: Weights, dimensions: Dimensions) -> None:
     expected = expected_shapes(dimensions)
     missing = sorted(expected.keys() - weights.keys())
     if missing:
-        raise IncompleteCheckpointError(
-            f"{len(missing)} tensors are missing, {missing[0]} for example; save the whole model again"
-        )
+        message = f"{len(missing)} tensors are missing, {missing[0]} for example; save the whole model again"
+        raise IncompleteCheckpointError(message)
     for name, shape in expected.items():
         if weights.shape(name) != shape:
             raise CorruptCheckpointError(

@@ -19,7 +19,7 @@ import numpy as np
 
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.safetensors import Array
-from tickertape.errors import CheckpointError, CorruptCheckpointError, NotWhisperError, OptionError
+from tickertape.errors import CheckpointError, CorruptCheckpointError, NotWhisperError
 
 COMPUTE_TYPES = ("int8", "int8_float32", "int8_float16", "int16", "float16", "float32")
 
@@ -41,13 +41,23 @@ def write_model(
     """
     from ctranslate2 import specs
 
-    check_compute_type(compute_type)
     spec = specs.WhisperSpec(dimensions.encoder_layers, dimensions.encoder_heads,
                              dimensions.decoder_layers, dimensions.decoder_heads)  # fmt: skip
-    _fill_encoder(spec.encoder, weights, dimensions)
-    _fill_decoder(spec.decoder, weights, dimensions, tied=settings.get("tie_word_embeddings", True))
-    for name, value in decoding_config(dimensions, settings).items():
-        setattr(spec.config, name, value)
+    _linear(spec.encoder.conv1, weights, "model.encoder.conv1")
+    _linear(spec.encoder.conv2, weights, "model.encoder.conv2")
+    _fill_layers(spec.encoder, weights, "encoder")
+    _fill_layers(spec.decoder, weights, "decoder")
+    spec.decoder.embeddings.weight = weights["model.decoder.embed_tokens.weight"].copy()
+    separate = not settings.get("tie_word_embeddings", True) and "proj_out.weight" in weights
+    projection = weights["proj_out.weight"].copy() if separate else spec.decoder.embeddings.weight
+    spec.decoder.projection.weight = projection
+    half = range(dimensions.decoder_layers // 2, dimensions.decoder_layers)  # the official converter's default
+    all_heads = [list(pair) for pair in itertools.product(half, range(dimensions.decoder_heads))]
+    heads = settings.get("alignment_heads")
+    spec.config.suppress_ids = settings.get("suppress_tokens")
+    spec.config.suppress_ids_begin = settings.get("begin_suppress_tokens")
+    spec.config.alignment_heads = all_heads if heads is None else heads
+    spec.config.lang_ids = sorted(settings.get("lang_to_id", {}).values())
     spec.register_vocabulary(tokens)
     try:
         spec.validate()
@@ -57,96 +67,48 @@ def write_model(
     spec.save(str(folder))
 
 
-def check_compute_type(compute_type: str) -> None:
-    """Raise `OptionError` unless weights can be stored that way."""
-    if compute_type not in COMPUTE_TYPES:
-        raise OptionError(
-            f"compute_type must be one of {', '.join(COMPUTE_TYPES)}", "compute_type", "invalid_compute_type"
-        )
-
-
-def decoding_config(dimensions: Dimensions, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """CTranslate2's config.json: what may never be sampled, the languages, and the heads that align words."""
-    heads = settings.get("alignment_heads")
-    if heads is None:  # the last half of the layers, as the official converter has it
-        layers = range(dimensions.decoder_layers // 2, dimensions.decoder_layers)
-        heads = [list(pair) for pair in itertools.product(layers, range(dimensions.decoder_heads))]
-    return {
-        "suppress_ids": settings.get("suppress_tokens"),
-        "suppress_ids_begin": settings.get("begin_suppress_tokens"),
-        "alignment_heads": heads,
-        "lang_ids": sorted(settings.get("lang_to_id", {}).values()),
-    }
-
-
 def vocabulary(tokens: Mapping[str, int], size: int) -> list[str]:
     """The tokens in the order of their ids, exactly `size` of them.
 
-    Tokenizers of older checkpoints lack the timestamps, which then follow the text and special tokens; ids that no
-    token has (an output layer padded to a round size) get names that cannot be mistaken for text.
+    Tokenizers of older checkpoints lack the timestamps, which then follow the text and special tokens. Ids without a
+    token, in an output layer padded to a round size, get names that cannot be mistaken for text.
     """
     named = {i: token for token, i in tokens.items() if i < size}
     if "<|0.00|>" not in tokens:
         first = max(named, default=-1) + 1
         named |= {first + i: f"<|{i * 0.02:.2f}|>" for i in range(size - first)}
     if "" not in tokens and tokens.get("<|endoftext|>") != ENGLISH_END and "<|startoflm|>" in tokens:
-        # CTranslate2 takes a vocabulary without the empty string for English-only, and then detects no language. Only
-        # ids cross into it, and no Whisper ever used this token, so its name is free.
+        # CTranslate2 treats a vocabulary without the empty string as English-only and then detects no language. It is
+        # given only ids, and no Whisper uses this token, so its name is free.
         named[tokens["<|startoflm|>"]] = ""
     return [named.get(i, f"<|unused{i}|>") for i in range(size)]
 
 
-def _fill_encoder(spec: Any, weights: Mapping[str, Array], dimensions: Dimensions) -> None:
-    for name in ("conv1", "conv2"):
-        _linear(getattr(spec, name), weights, f"model.encoder.{name}")
-    spec.position_encodings.encodings = weights["model.encoder.embed_positions.weight"]
-    _norm(spec.layer_norm, weights, "model.encoder.layer_norm")
-    for layer, name in _layers(spec, "encoder", dimensions.encoder_layers):
-        _self_attention(layer.self_attention, weights, name)
-        _feed_forward(layer.ffn, weights, name)
-
-
-def _fill_decoder(spec: Any, weights: Mapping[str, Array], dimensions: Dimensions, *, tied: bool) -> None:
-    spec.embeddings.weight = weights["model.decoder.embed_tokens.weight"].copy()
-    separate = not tied and "proj_out.weight" in weights
-    spec.projection.weight = weights["proj_out.weight"].copy() if separate else spec.embeddings.weight
-    spec.position_encodings.encodings = weights["model.decoder.embed_positions.weight"]
-    _norm(spec.layer_norm, weights, "model.decoder.layer_norm")
-    for layer, name in _layers(spec, "decoder", dimensions.decoder_layers):
-        _self_attention(layer.self_attention, weights, name)
-        _norm(layer.attention.layer_norm, weights, f"{name}.encoder_attn_layer_norm")
-        _fuse(layer.attention.linear[0], weights, [f"{name}.encoder_attn.q_proj"])
-        _fuse(layer.attention.linear[1], weights, [f"{name}.encoder_attn.{part}_proj" for part in "kv"])
-        _linear(layer.attention.linear[2], weights, f"{name}.encoder_attn.out_proj")
-        _feed_forward(layer.ffn, weights, name)
-
-
-def _layers(spec: Any, side: str, count: int) -> list[tuple[Any, str]]:
-    return [(spec.layer[i], f"model.{side}.layers.{i}") for i in range(count)]
-
-
-def _self_attention(spec: Any, weights: Mapping[str, Array], layer: str) -> None:
-    _norm(spec.layer_norm, weights, f"{layer}.self_attn_layer_norm")
-    _fuse(spec.linear[0], weights, [f"{layer}.self_attn.{part}_proj" for part in "qkv"])
-    _linear(spec.linear[1], weights, f"{layer}.self_attn.out_proj")
-
-
-def _feed_forward(spec: Any, weights: Mapping[str, Array], layer: str) -> None:
-    _norm(spec.layer_norm, weights, f"{layer}.final_layer_norm")
-    _linear(spec.linear_0, weights, f"{layer}.fc1")
-    _linear(spec.linear_1, weights, f"{layer}.fc2")
+def _fill_layers(spec: Any, weights: Mapping[str, Array], side: str) -> None:
+    """Fill the positions, layers and last norm of the encoder or decoder."""
+    spec.position_encodings.encodings = weights[f"model.{side}.embed_positions.weight"]
+    _norm(spec.layer_norm, weights, f"model.{side}.layer_norm")
+    for number, layer in enumerate(spec.layer):
+        name = f"model.{side}.layers.{number}"
+        _norm(layer.self_attention.layer_norm, weights, f"{name}.self_attn_layer_norm")
+        _linear(layer.self_attention.linear[0], weights, *(f"{name}.self_attn.{part}_proj" for part in "qkv"))
+        _linear(layer.self_attention.linear[1], weights, f"{name}.self_attn.out_proj")
+        if side == "decoder":
+            _norm(layer.attention.layer_norm, weights, f"{name}.encoder_attn_layer_norm")
+            _linear(layer.attention.linear[0], weights, f"{name}.encoder_attn.q_proj")
+            _linear(layer.attention.linear[1], weights, *(f"{name}.encoder_attn.{part}_proj" for part in "kv"))
+            _linear(layer.attention.linear[2], weights, f"{name}.encoder_attn.out_proj")
+        _norm(layer.ffn.layer_norm, weights, f"{name}.final_layer_norm")
+        _linear(layer.ffn.linear_0, weights, f"{name}.fc1")
+        _linear(layer.ffn.linear_1, weights, f"{name}.fc2")
 
 
 def _norm(spec: Any, weights: Mapping[str, Array], name: str) -> None:
     spec.gamma, spec.beta = weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
-def _linear(spec: Any, weights: Mapping[str, Array], name: str) -> None:
-    spec.weight, spec.bias = weights[f"{name}.weight"].copy(), weights[f"{name}.bias"]  # quantizing works in place
-
-
-def _fuse(spec: Any, weights: Mapping[str, Array], names: Sequence[str]) -> None:
-    """One matrix for several projections; keys have no bias in Whisper, so zeros stand in."""
+def _linear(spec: Any, weights: Mapping[str, Array], *names: str) -> None:
+    """Join projections into one matrix, copied because quantizing works in place. Keys get a bias of zeros."""
     parts = [weights[f"{name}.weight"] for name in names]
     biases = [weights.get(f"{name}.bias") for name in names]
     dtype = next(bias.dtype for bias in biases if bias is not None)
@@ -155,13 +117,9 @@ def _fuse(spec: Any, weights: Mapping[str, Array], names: Sequence[str]) -> None
                                 for part, bias in zip(parts, biases, strict=True)])  # fmt: skip
 
 
-# --- reading what somebody else converted
-
-
 def read_dimensions(model: Path) -> Dimensions:
-    """The sizes of a CTranslate2 Whisper model, from the headers of its model.bin.
+    """The sizes of a CTranslate2 Whisper model, from model.bin (ctranslate2/specs/model_spec.py, `_serialize`).
 
-    The layout is that of ctranslate2/specs/model_spec.py, `_serialize`.
     Raises `NotWhisperError` or `CorruptCheckpointError`.
     """
     with model.open("rb") as stream:

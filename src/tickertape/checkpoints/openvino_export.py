@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.safetensors import Weights
-
-if TYPE_CHECKING:
-    import openvino as ov
 
 
 def write_encoder(weights: Weights, dimensions: Dimensions, path: Path) -> None:
     """Write the encoder as OpenVINO IR: `path` (.xml) and the weights beside it (.bin).
 
-    Weights are stored as float16 if all of the checkpoint's are, else as float32; both keep the values exactly.
-    Raises `OSError` if the files cannot be written.
-    """
-    import openvino as ov
-
-    half = all(weights.is_half(name) for name in weights if name.startswith("model.encoder."))
-    model = build(weights, dimensions)
-    try:
-        ov.save_model(model, path, compress_to_fp16=half)
-    except RuntimeError as error:  # OpenVINO gives no reason
-        raise OSError("OpenVINO could not write the encoder; the disk may be full") from error
-
-
-def build(weights: Mapping[str, NDArray[Any]], dimensions: Dimensions) -> ov.Model:
-    """Build Whisper's encoder as an OpenVINO graph: mel [batch, n_mels, frames] to [batch, ceil(frames / 2), d_model].
-
-    The layers follow Hugging Face's modeling_whisper.py. Positions are sliced, so any length up to 30 s works.
+    The graph maps mel [batch, n_mels, frames] to states [batch, ceil(frames / 2), d_model], for any length up to 30 s;
+    its layers are those of Hugging Face's modeling_whisper.py. Weights are stored as float16 if all of the checkpoint's
+    are, else as float32; both keep the values exactly. Raises `OSError` if the files cannot be written.
     """
     import openvino as ov
 
@@ -54,13 +35,17 @@ def build(weights: Mapping[str, NDArray[Any]], dimensions: Dimensions) -> ov.Mod
     model = ov.Model([states], [mel], "whisper_encoder")
     for number, node in enumerate(model.get_ordered_ops()):  # default names count up in a process: files would differ
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
-    return model
+    half = all(weights.is_half(name) for name in weights if name.startswith("model.encoder."))
+    try:
+        ov.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # OpenVINO gives no reason
+        raise OSError("OpenVINO could not write the encoder; the disk may be full") from error
 
 
 class _Graph:
     """Whisper's layers in OpenVINO operations."""
 
-    def __init__(self, weights: Mapping[str, NDArray[Any]], dimensions: Dimensions) -> None:
+    def __init__(self, weights: Weights, dimensions: Dimensions) -> None:
         from openvino import opset13
 
         self.op: Any = opset13

@@ -1,4 +1,4 @@
-"""A checkpoint's name to a verified folder that the engine can open: converted once, then taken from the cache.
+"""A checkpoint's name to a verified folder that the engine can open: converted once, then read from the cache.
 
 prepared = prepare("checkpoint")
 prepared.folder, prepared.encoder, prepared.dimensions.n_mels
@@ -6,7 +6,6 @@ prepared.folder, prepared.encoder, prepared.dimensions.n_mels
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,27 +13,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from tickertape.checkpoints import cache as folders
 from tickertape.checkpoints import ctranslate2
-from tickertape.checkpoints.cache import (
-    MANIFEST,
-    build_once,
-    default_cache,
-    folder_of,
-    sha256,
-    verified_model,
-    write_manifest,
-)
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.openvino_export import write_encoder
 from tickertape.checkpoints.source import ADAPTER_CONFIG, Source, find, locate, read_json
-from tickertape.errors import CheckpointError, CorruptCheckpointError, IncompleteCheckpointError
+from tickertape.errors import CheckpointError, CorruptCheckpointError, IncompleteCheckpointError, OptionError
 from tickertape.types import Notice
 
 ENCODER = "encoder.xml"
 CTRANSLATE2_FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json")
 FIRST_MULTILINGUAL_START = 50_258  # <|startoftranscript|> of OpenAI's multilingual vocabularies
 ENGLISH_ONLY_SIZE = 51_864  # tokens in OpenAI's English-only vocabulary
-REBUILT = Notice("cache_rebuilt", "the prepared model was damaged and has been made anew from its source")
+REBUILT = Notice("cache_rebuilt", "the prepared model was damaged and has been rebuilt from its source")
 
 AudioContext: TypeAlias = Literal["full", "trimmed"]
 Progress: TypeAlias = Callable[[float, str], None]  # from 0.0 to 1.0, and the current step
@@ -42,22 +33,16 @@ Progress: TypeAlias = Callable[[float, str], None]  # from 0.0 to 1.0, and the c
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model that the engine can open, and what the engine must know about it."""
+    """A model that the engine can open, and its description."""
 
     folder: Path  # the CTranslate2 model, with tokenizer.json beside it
     name: str
-    digest: str
     compute_type: str  # how the weights are stored; "as is" for a CTranslate2 folder
     dimensions: Dimensions
     special_tokens: Mapping[str, int]  # "<|startoftranscript|>" and the others, without the timestamps
     languages: Mapping[str, int]  # code to token id; empty for English-only models
     audio_context: AudioContext = "full"  # "trimmed": tuned on windows that were not padded to 30 s
     notices: tuple[Notice, ...] = ()
-
-    @property
-    def decoder(self) -> Path:
-        """The CTranslate2 model's folder."""
-        return self.folder
 
     @property
     def encoder(self) -> Path | None:
@@ -95,17 +80,19 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
         OptionError: unknown `compute_type`.
 
     """
-    ctranslate2.check_compute_type(compute_type)
+    if compute_type not in ctranslate2.COMPUTE_TYPES:
+        message = f"compute_type must be one of {', '.join(ctranslate2.COMPUTE_TYPES)}"
+        raise OptionError(message, "compute_type", "invalid_compute_type")
     report = progress or (lambda _fraction, _step: None)
     report(0.0, "looking for the checkpoint")
     try:
         folder = locate(model, offline=offline, token=token)
-        if (folder / MANIFEST).is_file():
+        if (folder / folders.MANIFEST).is_file():
             return load(folder)
         if (folder / "model.bin").is_file() and not (folder / ADAPTER_CONFIG).is_file():
-            return describe_ctranslate2(folder)
+            return _describe_ctranslate2(folder)
         source = find(folder, base=base, offline=offline, token=token)
-        prepared = _from_cache(source, cache or default_cache(), compute_type, report)
+        prepared = _from_cache(source, cache or folders.default_cache(), compute_type, report)
         report(1.0, "ready")
         return replace(prepared, name=folder.name if Path(model).expanduser().exists() else str(model))
     except OSError as error:
@@ -116,15 +103,15 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
 
 def load(folder: Path) -> Prepared:
     """Open a prepared folder. Raises `CorruptCheckpointError` if a file differs from the manifest."""
-    model = verified_model(folder, required=CTRANSLATE2_FILES)
     try:
+        model = folders.verified_model(folder, required=CTRANSLATE2_FILES)
         known = {field.name: model[field.name] for field in fields(Prepared) if field.name in model}
         return Prepared(**{**known, "folder": folder, "dimensions": Dimensions(**model["dimensions"])})
-    except (KeyError, TypeError) as error:
-        raise CorruptCheckpointError("the prepared model's manifest is damaged; prepare the model again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpointError(folders.DAMAGED) from error
 
 
-def describe_ctranslate2(folder: Path) -> Prepared:
+def _describe_ctranslate2(folder: Path) -> Prepared:
     """Describe a CTranslate2 Whisper model, which is used as it is and has its own encoder."""
     missing = [name for name in CTRANSLATE2_FILES if not (folder / name).is_file()]
     if missing:
@@ -138,35 +125,32 @@ def describe_ctranslate2(folder: Path) -> Prepared:
     except (ValueError, TypeError, RecursionError) as error:
         raise CorruptCheckpointError("vocabulary.json is not a JSON list; convert the model again") from error
     dimensions = ctranslate2.read_dimensions(folder / "model.bin")
-    digest = hashlib.sha256("\n".join(sha256(folder / name) for name in CTRANSLATE2_FILES).encode()).hexdigest()
-    return _describe(folder, config, tokens,
-                     name=folder.name, digest=digest, compute_type="as is", dimensions=dimensions)  # fmt: skip
+    return _describe(folder, config, tokens, "as is", dimensions)
 
 
 def _from_cache(source: Source, cache: Path, compute_type: str, report: Progress) -> Prepared:
     """Load the prepared model, or build it if it is missing or damaged."""
     report(0.05, "reading the checkpoint")
-    target = folder_of(cache, source.files, compute_type)
+    target = folders.folder_of(cache, source.files, compute_type)
     notices: tuple[Notice, ...] = ()
     try:
         return load(target)
     except CorruptCheckpointError:
         notices = (REBUILT,)
-    except OSError:  # not there, or the cache is not a folder, which `build_once` reports
+    except OSError:  # missing, or the cache is not a folder, which `build_once` reports
         pass
-    prepared = build_once(target, load, lambda folder: _build(source, folder, target.name, compute_type, report))
+    prepared = folders.build_once(target, load, lambda folder: _build(source, folder, compute_type, report))
     return replace(prepared, notices=notices)
 
 
-def _build(source: Source, folder: Path, digest: str, compute_type: str, report: Progress) -> None:
+def _build(source: Source, folder: Path, compute_type: str, report: Progress) -> None:
     """Write every file of a prepared model into an empty folder, the manifest last."""
     dimensions, settings = source.dimensions, source.settings
     tokenizer = source.tokenizer()
     tokens = ctranslate2.vocabulary(tokenizer.get_vocab(with_added_tokens=True), dimensions.n_vocab)
     report(0.1, "checking the weights")
     weights = source.weights()
-    prepared = _describe(folder, settings, tokens,
-                         name=source.name, digest=digest, compute_type=compute_type, dimensions=dimensions)  # fmt: skip
+    prepared = replace(_describe(folder, settings, tokens, compute_type, dimensions), name=source.name)
     report(0.2, "converting the decoder")
     ctranslate2.write_model(folder, weights, dimensions, settings=settings, tokens=tokens, compute_type=compute_type)
     report(0.7, "converting the encoder")
@@ -174,11 +158,13 @@ def _build(source: Source, folder: Path, digest: str, compute_type: str, report:
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": dimensions.n_mels}))
     report(0.9, "writing the manifest")
-    write_manifest(folder, {name: v for name, v in asdict(prepared).items() if name not in {"folder", "notices"}})
+    model = {name: value for name, value in asdict(prepared).items() if name not in {"folder", "notices"}}
+    folders.write_manifest(folder, model)
 
 
-def _describe(folder: Path, settings: Mapping[str, Any], tokens: Sequence[str], *, name: str, digest: str,
-              compute_type: str, dimensions: Dimensions) -> Prepared:  # fmt: skip
+def _describe(
+    folder: Path, settings: Mapping[str, Any], tokens: Sequence[str], compute_type: str, dimensions: Dimensions
+) -> Prepared:
     """Describe a model by its config (`settings`) and its vocabulary in the order of ids (`tokens`)."""
     ids = {token: number for number, token in enumerate(tokens)}
     if "<|0.00|>" not in ids or "<|startoftranscript|>" not in ids:
@@ -191,16 +177,16 @@ def _describe(folder: Path, settings: Mapping[str, Any], tokens: Sequence[str], 
     special = {
         t: i for t, i in ids.items() if re.fullmatch(r"<\|[^|]+\|>", t) and not re.fullmatch(r"<\|\d+\.\d\d\|>", t)
     }
-    return Prepared(folder, name, digest, compute_type, dimensions, special, _languages(settings, ids), context)
+    return Prepared(folder, folder.name, compute_type, dimensions, special, _languages(settings, ids), context)
 
 
 def _languages(settings: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
-    """The languages that the model declares, else those between the first special token and the tasks."""
+    """The declared languages, else the tokens between `<|startoftranscript|>` and `<|translate|>`."""
     declared = settings.get("lang_to_id")
     if isinstance(declared, Mapping):
         return {str(token).strip("<|>"): int(number) for token, number in declared.items()}
     start = ids["<|startoftranscript|>"]
-    english_only = start < FIRST_MULTILINGUAL_START and "lang_to_id" not in settings and len(ids) == ENGLISH_ONLY_SIZE
+    english_only = start < FIRST_MULTILINGUAL_START and len(ids) == ENGLISH_ONLY_SIZE
     if english_only or settings.get("is_multilingual") is False:
         return {}
     return {token.strip("<|>"): number for token, number in ids.items() if start < number < ids.get("<|translate|>", 0)}

@@ -4,8 +4,7 @@
     weights["model.encoder.conv1.weight"]
 
 Files are mapped read-only: a tensor takes memory only while it is used. The layout is
-https://github.com/huggingface/safetensors#format. The library's own numpy reader is not used: numpy has no bfloat16,
-and a damaged header must become a `CorruptCheckpointError`.
+https://github.com/huggingface/safetensors#format. The library's own numpy reader has no bfloat16 and other errors.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from tickertape.errors import CheckpointError, CorruptCheckpointError
 
 Array: TypeAlias = NDArray[Any]
 
+AGAIN = "fetch or save the checkpoint again"
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is the upper half of a float32
 
@@ -61,7 +61,7 @@ def read_weights(files: Iterable[Path]) -> Weights:
     for file in files:
         tensors = _open(file)
         if stored.keys() & tensors.keys():
-            raise CorruptCheckpointError("two shards hold the same tensor; fetch or save the checkpoint again")
+            raise CorruptCheckpointError(f"two shards hold the same tensor; {AGAIN}")
         stored |= tensors
     return Weights(stored)
 
@@ -70,34 +70,31 @@ def _open(file: Path) -> dict[str, tuple[str, Array]]:
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
         if size < 8:
-            raise CorruptCheckpointError("a safetensors file is empty or cut off; fetch or save the checkpoint again")
+            raise CorruptCheckpointError(f"a safetensors file is empty or cut off; {AGAIN}")
         data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     length = int.from_bytes(data[:8], "little")
     start = 8 + length
     if length > MAX_HEADER_BYTES or start > size:
-        raise CorruptCheckpointError("a safetensors file is cut off or not safetensors at all; fetch or save it again")
+        raise CorruptCheckpointError(f"a file is cut off or not in the safetensors format; {AGAIN}")
     try:
         header = json.loads(data[8:start])
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         tensors = {name: _tensor(entry, data, start) for name, entry in entries.items()}
         end = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptCheckpointError("a safetensors header is damaged; fetch or save the checkpoint again") from error
+        raise CorruptCheckpointError(f"a safetensors header is damaged; {AGAIN}") from error
     if end != size:
-        raise CorruptCheckpointError(
-            "a safetensors file is longer than its tensors; fetch or save the checkpoint again"
-        )
+        raise CorruptCheckpointError(f"a safetensors file is longer than its tensors; {AGAIN}")
     return tensors
 
 
 def _tensor(entry: Mapping[str, Any], data: mmap.mmap, start: int) -> tuple[str, Array]:
     code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if code not in DTYPES:
-        raise CheckpointError(
-            f"weights stored as {str(code)[:20]} cannot be read; save them as float32, float16 or bfloat16"
-        )
+        message = f"weights stored as {str(code)[:20]} cannot be read; save them as float32, float16 or bfloat16"
+        raise CheckpointError(message)
     dtype = np.dtype(DTYPES[code])
     count = math.prod(shape)
     if min([begin, *shape], default=0) < 0 or end - begin != count * dtype.itemsize or start + end > len(data):
-        raise CorruptCheckpointError("a safetensors file is cut off; fetch or save the checkpoint again")
+        raise CorruptCheckpointError(f"a safetensors file is cut off; {AGAIN}")
     return code, np.frombuffer(data, dtype, count, start + begin).reshape(shape)

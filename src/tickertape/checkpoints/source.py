@@ -1,4 +1,4 @@
-"""Where a MODEL comes from: a folder, a hub id, an adapter with its base. Files are found and read here, never changed.
+"""The files of a MODEL: a folder, a hub id, or an adapter with its base. They are only read.
 
 source = find("org/whisper-calls@v2")
 source.dimensions, source.weights(), source.tokenizer()
@@ -10,14 +10,14 @@ import difflib
 import errno
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tickertape.checkpoints.config import Dimensions, check_weights
 from tickertape.checkpoints.lora import merge_adapter
-from tickertape.checkpoints.safetensors import Weights, read_weights
+from tickertape.checkpoints.safetensors import AGAIN, Weights, read_weights
 from tickertape.errors import (
     CacheError,
     CheckpointError,
@@ -29,14 +29,9 @@ from tickertape.errors import (
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
-SETTINGS_FILES = (
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    *TOKENIZER_FILES,
-)
+SETTINGS_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
+                  "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+                  "tokenizer_config.json")  # fmt: skip
 HUB_PATTERNS = (*SETTINGS_FILES, WEIGHTS, INDEX, "model-*-of-*.safetensors", ADAPTER, ADAPTER_CONFIG)  # no pickles
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -45,6 +40,7 @@ OPENAI_SIZES = ("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medi
                 "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
                 errno.ENOTDIR, errno.EEXIST}  # fmt: skip
+PICKLED = "the checkpoint has only pickled weights, which run code when loaded"
 CONVERT_PICKLES = (
     'in a sandbox you trust, run python -c "from transformers import WhisperForConditionalGeneration as W; '
     "W.from_pretrained('MODEL').save_pretrained('MODEL')\" and use the folder it writes"
@@ -53,7 +49,7 @@ CONVERT_PICKLES = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A checkpoint's files. `folders` are searched in order: an adapter's own before its base's."""
+    """A checkpoint's files. `folders` are searched in order: an adapter's before its base's."""
 
     name: str
     folders: tuple[Path, ...]
@@ -66,7 +62,7 @@ class Source:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Everything that decides what the prepared model is, by a name that does not depend on where it lies."""
+        """Every file that the prepared model depends on, by name."""
         found = {name: path for name in SETTINGS_FILES if (path := self.file(name))}
         found |= {shard.name: shard for shard in self.shards}
         if self.adapter:
@@ -106,17 +102,12 @@ class Source:
         from tokenizers import Tokenizer
 
         path = self.file("tokenizer.json")
-        if path is None:
-            tokenizer = self._slow_tokenizer()
-        else:
-            try:
-                tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises bare Exception for any damage
-                raise CorruptCheckpointError("tokenizer.json is damaged; fetch or save it again") from error
-        self._check_tokenizer(tokenizer)
-        return tokenizer
-
-    def _check_tokenizer(self, tokenizer: Any) -> None:
+        try:
+            tokenizer = Tokenizer.from_file(str(path)) if path else self._slow_tokenizer()
+        except CheckpointError:
+            raise
+        except Exception as error:  # the library raises bare Exception for any damage
+            raise CorruptCheckpointError(f"{path.name if path else 'vocab.json'} is damaged; {AGAIN}") from error
         missing = [token for token in NEEDED_TOKENS if tokenizer.token_to_id(token) is None]
         if missing:
             raise IncompleteCheckpointError(
@@ -127,6 +118,7 @@ class Source:
             raise CorruptCheckpointError(
                 "tokenizer and config.json disagree on the first token; both must come from the same model"
             )
+        return tokenizer
 
     def _slow_tokenizer(self) -> Any:
         """The tokenizer from vocab.json, merges.txt and the added tokens, as transformers wrote them before 2022."""
@@ -138,23 +130,14 @@ class Source:
                 "the tokenizer is missing (tokenizer.json, or vocab.json and merges.txt); copy it from the model that "
                 "was tuned: another model's would write other words"
             )
-        lines = merges.read_text(encoding="utf-8").split("\n")
-        pairs = [
-            (left, right)
-            for line in lines
-            if not line.startswith("#version")
-            for left, _, right in [line.partition(" ")]
-            if right
-        ]
-        try:
-            tokenizer = Tokenizer(models.BPE(vocab=read_json(vocab), merges=pairs))
-        except Exception as error:  # the library raises bare Exception for any damage
-            raise CorruptCheckpointError(
-                "vocab.json and merges.txt do not fit together; fetch or save them again"
-            ) from error
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        for token, number in sorted(self._added_tokens().items(), key=lambda item: item[1]):
+        added, config = self.file("added_tokens.json"), self.file("tokenizer_config.json")
+        tokens: dict[str, int] = read_json(added) if added else {}
+        decoder = read_json(config).get("added_tokens_decoder", {}) if config else {}
+        tokens |= {entry["content"]: int(number) for number, entry in decoder.items()}
+        for token, number in sorted(tokens.items(), key=lambda item: item[1]):
             timestamp = re.fullmatch(r"<\|\d+\.\d\d\|>", token)
             (tokenizer.add_tokens if timestamp else tokenizer.add_special_tokens)([AddedToken(token, normalized=False)])
             if tokenizer.token_to_id(token) != number:
@@ -163,17 +146,11 @@ class Source:
                 )
         return tokenizer
 
-    def _added_tokens(self) -> dict[str, int]:
-        added, config = self.file("added_tokens.json"), self.file("tokenizer_config.json")
-        tokens: dict[str, int] = read_json(added) if added else {}
-        decoder = read_json(config).get("added_tokens_decoder", {}) if config else {}
-        return tokens | {entry["content"]: int(number) for number, entry in decoder.items()}
-
 
 def find(
     model: str | Path, *, base: str | Path | None = None, offline: bool = False, token: str | None = None
 ) -> Source:
-    """Resolve MODEL, fetching it from the hub if need be.
+    """Resolve MODEL, from the hub if it is not a folder.
 
     Raises `CheckpointNotFoundError`, `UnsafeCheckpointError` or `IncompleteCheckpointError`.
     """
@@ -181,7 +158,7 @@ def find(
     if not (folder / ADAPTER_CONFIG).is_file():
         return Source(folder.name, (folder,), _shards(folder))
     if not (folder / ADAPTER).is_file():
-        _refuse_pickles(folder)
+        _refuse_pickles(folder.iterdir())
         raise IncompleteCheckpointError(f"{ADAPTER} is missing; save the adapter again")
     wanted = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not wanted:
@@ -199,7 +176,7 @@ def locate(model: str | Path, *, offline: bool = False, token: str | None = None
         return path.resolve()
     if path.is_file():
         if path.suffix in PICKLES:
-            raise UnsafeCheckpointError(f"pickled weights run code when loaded; {CONVERT_PICKLES}")
+            raise UnsafeCheckpointError(f"{PICKLED}; {CONVERT_PICKLES}")
         raise CheckpointNotFoundError(
             "the model is a single file; give the folder that holds config.json, tokenizer and weights"
         )
@@ -207,46 +184,33 @@ def locate(model: str | Path, *, offline: bool = False, token: str | None = None
     if match:
         return _download(match["id"], match["revision"], offline=offline, token=token)
     near = difflib.get_close_matches(str(model).removeprefix("whisper-"), OPENAI_SIZES, n=1)
-    hint = (
-        f"; did you mean openai/whisper-{near[0]}?" if near else ", and hub ids look like org/name or org/name@revision"
-    )
-    raise CheckpointNotFoundError(f"there is no such folder{hint}")
+    hint = f"did you mean openai/whisper-{near[0]}?" if near else "hub ids look like org/name or org/name@revision"
+    raise CheckpointNotFoundError(f"there is no such folder; {hint}")
 
 
 def _download(name: str, revision: str | None, *, offline: bool, token: str | None) -> Path:
-    """The hub's snapshot, from its cache where it is whole; pickles are never fetched."""
+    """The hub's snapshot, from its cache if complete; pickles are never fetched."""
     from huggingface_hub import errors, list_repo_files, snapshot_download
 
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=list(HUB_PATTERNS), local_files_only=offline,
                                   token=token)  # fmt: skip
-    except errors.GatedRepoError as error:
-        raise CheckpointNotFoundError(
-            "this hub model is gated; accept its terms on its page and log in with a token"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise CheckpointNotFoundError("the hub model has no such revision") from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointNotFoundError(
-            "there is no such folder and no such hub model; private ones need a token"
-        ) from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, errors.OfflineModeIsEnabled) as error:
         if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
             raise CacheError(
                 f"the hub's cache folder cannot be written ({error.strerror}); free space, change its permissions, "
                 "or set HF_HOME to another folder"
             ) from error
-        raise CheckpointNotFoundError(
-            "there is no such folder, and the hub cannot be reached to look for a model of that name; "
-            "connect, or copy the model's folder here"
-        ) from error
+        reasons = (
+            (errors.GatedRepoError, "this hub model is gated; accept its terms on its page and log in with a token"),
+            (errors.RevisionNotFoundError, "the hub model has no such revision"),
+            (errors.RepositoryNotFoundError, "there is no such folder or hub model; private ones need a token"),
+            (Exception, "there is no such folder and no connection to the hub; connect, or copy the model's folder"),
+        )  # fmt: skip
+        raise CheckpointNotFoundError(next(text for kind, text in reasons if isinstance(error, kind))) from error
     folder = Path(found)
     if not list(folder.glob("*.safetensors")) and not offline:
-        files = list_repo_files(name, revision=revision, token=token)
-        if any(file.endswith(PICKLES) for file in files):
-            raise UnsafeCheckpointError(
-                f"this hub model has only pickled weights, which run code when loaded; {CONVERT_PICKLES}"
-            )
+        _refuse_pickles(list_repo_files(name, revision=revision, token=token))
     return folder
 
 
@@ -254,24 +218,21 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
     if not (folder / INDEX).is_file():
-        _refuse_pickles(folder)
+        _refuse_pickles(folder.iterdir())
         raise IncompleteCheckpointError(f"{WEIGHTS} is missing; save the model with save_pretrained()")
     names = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))
     if any(Path(name).name != name for name in names):
-        raise CorruptCheckpointError(f"{INDEX} names files outside its folder; fetch or save the checkpoint again")
+        raise CorruptCheckpointError(f"{INDEX} names files outside its folder; {AGAIN}")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
-        raise IncompleteCheckpointError(
-            f"{len(missing)} of {len(names)} weight shards are missing; fetch or copy them all"
-        )
+        message = f"{len(missing)} of {len(names)} weight shards are missing; fetch or copy them all"
+        raise IncompleteCheckpointError(message)
     return tuple(folder / name for name in names)
 
 
-def _refuse_pickles(folder: Path) -> None:
-    if any(path.suffix in PICKLES for path in folder.iterdir()):
-        raise UnsafeCheckpointError(
-            f"the checkpoint has only pickled weights, which run code when loaded; {CONVERT_PICKLES}"
-        )
+def _refuse_pickles(files: Iterable[str | Path]) -> None:
+    if any(str(file).endswith(PICKLES) for file in files):
+        raise UnsafeCheckpointError(f"{PICKLED}; {CONVERT_PICKLES}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -279,7 +240,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(f"{path.name} is not valid JSON; fetch or save the checkpoint again") from error
-    if not isinstance(value, Mapping):
-        raise CorruptCheckpointError(f"{path.name} does not hold an object; fetch or save the checkpoint again")
-    return dict(value)
+        raise CorruptCheckpointError(f"{path.name} is not valid JSON; {AGAIN}") from error
+    if not isinstance(value, dict):
+        raise CorruptCheckpointError(f"{path.name} does not hold an object; {AGAIN}")
+    return value
