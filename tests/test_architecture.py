@@ -39,7 +39,7 @@ BUDGET = {
     "checkpoints": 1129,
     "engine": 1162,
     "server": 4180,
-    "cluster": 985,
+    "cluster": 873,
     "deploy": 489,
     "cli": 1292,
     "": 1020,

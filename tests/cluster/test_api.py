@@ -36,7 +36,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("configure_logging", "bind_grpc_to_node"):
         monkeypatch.setattr(api, name, lambda: None)
     monkeypatch.setattr(api, "open_detector", lambda _: found.append("detector"))
-    monkeypatch.setattr(api, "add_page", lambda *_: found.append("page"))
+    monkeypatch.setattr("tickertape.server.page.app.mount", lambda _: found.append("page"))
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.logs import LOG
-from tickertape.cluster.backend import MAX_ATTEMPTS, PrioritySemaphore, RayBackend, RetryBudget
+from tickertape.cluster.backend import MAX_ATTEMPTS, RETRY_BURST, RETRY_RATIO, PrioritySemaphore, RayBackend
 from tickertape.errors import DeadlineExceededError, EngineError, HarmfulAudioError, OverloadedError
 from tickertape.types import Decoded, Options, Window
 
@@ -186,13 +186,22 @@ async def test_cancelling_cancels_the_replicas_call(answers: list[list[Any]]) ->
     assert handle.responses[-1].cancelled
 
 
-def test_the_retry_budget_is_refilled_by_decoded_windows() -> None:
-    """Each decoded window adds a share of a retry, up to the burst."""
-    budget = RetryBudget(ratio=0.5, burst=2.0)
-    assert [True, True, False] == [budget.withdraw() for _ in range(3)]
-    for _ in range(3):
-        budget.deposit()
-    assert [True, False] == [budget.withdraw() for _ in range(2)]
+async def test_retries_are_limited_to_a_share_of_the_decoded_windows() -> None:
+    """After a burst of retries a lost window fails, until enough others have been decoded."""
+    burst, refill = int(RETRY_BURST), round(1 / RETRY_RATIO) + 1  # one more for rounding
+    lost, decoded = [[DIED], [FAILED]], [DECODED]
+    single = backend(Handle(*lost * burst, [DIED], *[decoded] * refill, *lost, [DIED]))
+    for _ in range(burst):
+        with pytest.raises(EngineError, match="failed"):
+            await single.decode(WINDOW, Options())
+    with pytest.raises(EngineError, match="too many have died"):
+        await single.decode(WINDOW, Options())
+    for _ in range(refill):
+        await single.decode(WINDOW, Options())
+    with pytest.raises(EngineError, match="failed"):
+        await single.decode(WINDOW, Options())
+    with pytest.raises(EngineError, match="too many have died"):
+        await single.decode(WINDOW, Options())
 
 
 async def test_waiting_tasks_enter_by_due_time() -> None:

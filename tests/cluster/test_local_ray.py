@@ -17,6 +17,7 @@ import pytest
 from tests.support.logs import LOG
 from tickertape.cluster import local_ray, stub_agent
 from tickertape.errors import EngineError
+from tickertape.server.settings import Settings
 
 RAYLET = ["raylet", "--node_id=f00", "--session_dir=/some/where", f"{local_ray.AGENT_FLAG}python agent.py", "--head"]
 
@@ -53,7 +54,7 @@ def start(monkeypatch: pytest.MonkeyPatch, version: str, failures: int = 0) -> l
     monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
     monkeypatch.setattr(local_ray, "lean_start", ray.lean_start)
     try:
-        local_ray.start(namespace="test", cpus=1, gpus=0, store=1, folder="folder")
+        local_ray.start(Settings().resolve(), 1, "folder")
     except EngineError:
         ray.attempts.append("EngineError")
     return ray.attempts

@@ -346,6 +346,14 @@ def test_a_cluster_is_joined_and_left() -> None:
         assert ([], True) == (head.applications(), head.alive)
 
 
+def test_a_missing_cluster_is_reported(tmp_path: Path) -> None:
+    """`--address auto` without a cluster ends with exit code 2 and one line with the remedy."""
+    flags = ["--address", "auto", "--engine", "tests.support.slow:engine", "--model", "slow=0:/tmp"]
+    with started(*flags, environment={"RAY_TMPDIR": str(tmp_path)}, ready=False) as service:
+        assert 2 == service.process.wait(60)
+        assert [True] == ["ray start" in line for line in service.lines]
+
+
 @pytest.mark.browser
 @pytest.mark.filterwarnings("default")  # selenium's own warnings are not ours
 def test_the_page_works_behind_ray(slow: Service, driver: Any, tmp_path: Path) -> None:

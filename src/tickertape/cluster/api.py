@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import RedirectResponse, Response
+
 from tickertape.cluster.backend import RayBackend
 from tickertape.cluster.engine import bind_grpc_to_node, max_ongoing
 from tickertape.pipeline import Model
@@ -34,23 +36,30 @@ class Ingress:
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The application, once every engine has described its model."""
+        from ray import serve
+
         from tickertape.server.app import create_app
 
         detector = asyncio.get_running_loop().run_in_executor(None, open_detector, self._settings)
-        handles = {name: _handle_of(engine) for name, engine in self._engines.items()}
+        handles = {
+            name: serve.get_deployment_handle(engine, app_name=API) if isinstance(engine, str) else engine
+            for name, engine in self._engines.items()
+        }
         described = await asyncio.gather(*(handle.describe.remote() for handle in handles.values()))
-        models: dict[str, Model] = {}
         replicas = self._settings.engine_replicas_max or self._settings.engine_replicas
         max_in_flight = max_ongoing(self._settings) * replicas
+        models: dict[str, Model] = {}
         for (name, handle), info in zip(handles.items(), described, strict=True):
             backend = RayBackend(handle, model=name, max_in_flight=max_in_flight)
             models[name] = Model(info, backend, await detector)
         app = create_app(models, self._settings)
         self._service = app.state.service
         if self._page:
-            add_page(app)
+            from tickertape.server.page.app import mount
+
+            mount(app)  # imports Gradio, which takes two seconds
         elif self._settings.page:
-            _redirect_to_page(app)
+            app.add_api_route("/", _redirect_to_page, methods=["GET"], include_in_schema=False)
         return app
 
     async def drain(self, grace: float) -> bool:
@@ -58,27 +67,5 @@ class Ingress:
         return self._service is None or await self._service.drain(grace)
 
 
-def _handle_of(engine: Any) -> Any:
-    """The handle of an engine deployment, which may be given by name."""
-    if not isinstance(engine, str):
-        return engine
-    from ray import serve
-
-    return serve.get_deployment_handle(engine, app_name=API)
-
-
-def add_page(app: Any) -> None:
-    """Mount the page on an application of `create_app`; importing it takes two seconds."""
-    from tickertape.server.page.app import mount
-
-    mount(app)
-
-
-def _redirect_to_page(app: Any) -> None:
-    """Redirect browsers from `/` to the application of the page."""
-    from starlette.responses import RedirectResponse, Response
-
-    async def to_page() -> Response:
-        return RedirectResponse(f"{PAGE_PREFIX}/", 307)
-
-    app.add_api_route("/", to_page, methods=["GET"], include_in_schema=False)
+async def _redirect_to_page() -> Response:
+    return RedirectResponse(f"{PAGE_PREFIX}/", 307)

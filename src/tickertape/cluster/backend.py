@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from tickertape.engine.scheduling import DueQueue, deadline_error, due_time
 from tickertape.errors import DecodeError, EngineError, HarmfulAudioError, OverloadedError
@@ -19,9 +19,7 @@ from tickertape.types import Decoded, Options, Window
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-RETRY_RATIO = 0.1  # retries per decoded window, in the long run
+RETRY_RATIO = 0.1  # retries per decoded window in the long run, so that failures cannot multiply the load
 RETRY_BURST = 256.0  # retries at once: the windows that a replica may hold when it dies
 MAX_ATTEMPTS = 5  # for a retried window: replicas that may die before they begin it
 
@@ -36,71 +34,41 @@ class PrioritySemaphore:
     @asynccontextmanager
     async def acquire(self, due: float) -> AsyncIterator[None]:
         """Enter for the length of the block."""
-        if self._free:
-            self._free -= 1
-        else:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.push(due, turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._release()
-                raise
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.push(due, turn)
+        self._admit()
         try:
+            await turn
             yield
         finally:
-            self._release()
+            if not turn.cancelled():  # cancelled: it never entered
+                self._free += 1
+                self._admit()
 
-    def _release(self) -> None:
-        while self._waiting:
+    def _admit(self) -> None:
+        while self._free and self._waiting:
             turn = self._waiting.pop()
             if not turn.done():
                 turn.set_result(None)
-                return
-        self._free += 1
-
-
-class RetryBudget:
-    """Limits retries to a share of the decoded windows, so that failures cannot multiply the load."""
-
-    def __init__(self, ratio: float = RETRY_RATIO, burst: float = RETRY_BURST) -> None:
-        self._ratio = ratio
-        self._burst = burst
-        self._left = burst
-
-    def deposit(self) -> None:
-        """A window was decoded."""
-        self._left = min(self._burst, self._left + self._ratio)
-
-    def withdraw(self) -> bool:
-        """Whether one more retry is allowed; counts it."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+                self._free -= 1
 
 
 class CallArgument:
-    """An argument of a remote call. The replica receives its content, which the caller can release.
+    """An argument of a remote call. The replica receives its content, which the caller can replace by None.
 
     Ray keeps the arguments of a cancelled call until the next garbage collection, and windows are large.
     """
 
     def __init__(self, content: object) -> None:
-        self._content = content
-
-    def release(self) -> None:
-        """Drop the content."""
-        self._content = None
+        self.content = content
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._content is None:
+        if self.content is None:
             raise asyncio.CancelledError
-        return _identity, (self._content,)
+        return _identity, (self.content,)
 
 
-def _identity(content: T) -> T:
+def _identity(content: Any) -> Any:
     return content
 
 
@@ -110,18 +78,11 @@ class RayBackend:
     At most `max_in_flight` windows are with Ray at a time, which bounds its object store. The others wait here.
     """
 
-    def __init__(
-        self,
-        handle: Any,
-        *,
-        model: str,
-        max_in_flight: int,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, handle: Any, *, model: str, max_in_flight: int, clock: Callable[[], float] = time.time) -> None:
         self._handle = handle
         self._model = model
         self._semaphore = PrioritySemaphore(max_in_flight)
-        self._retries = RetryBudget()
+        self._retries_left = RETRY_BURST
         self._clock = clock
 
     async def decode(self, window: Window, options: Options) -> Decoded:
@@ -134,7 +95,7 @@ class RayBackend:
             raise outcome
         if not isinstance(outcome, Decoded):
             raise EngineError(f"The engine returned {type(outcome).__name__} instead of a decoded window.")
-        self._retries.deposit()
+        self._retries_left = min(RETRY_BURST, self._retries_left + RETRY_RATIO)
         return outcome
 
     async def _decode(self, window: Window, options: Options) -> object:
@@ -148,10 +109,11 @@ class RayBackend:
         except RayServeException:
             return OverloadedError("No engine accepts work at the moment; try again later.")
         except RayError as error:
-            if not _replica_died(error):
-                return _engine_error(error)
-            if not self._retries.withdraw():
-                return EngineError("The engine died, and too many have died lately to try again.")
+            if failure := _failure(error):
+                return failure
+        if self._retries_left < 1:
+            return EngineError("The engine died, and too many have died lately to try again.")
+        self._retries_left -= 1
         logger.warning("an engine died; its window is decoded again, alone", extra={"fields": {"model": self._model}})
         return await self._retry(window, options)
 
@@ -169,8 +131,8 @@ class RayBackend:
                             return outcome
                         begun = True
             except RayError as error:
-                if not _replica_died(error):
-                    return _engine_error(error)
+                if failure := _failure(error):
+                    return failure
             else:
                 return None
             if begun:
@@ -181,24 +143,21 @@ class RayBackend:
 @contextmanager
 def _remote(method: Any, window: Window, options: Options) -> Iterator[Any]:
     """Call a replica; yield the response, and cancel it with the task."""
-    arguments = (CallArgument(window), CallArgument(options))
-    response = method.remote(*arguments)
+    argument = CallArgument(window)
+    response = method.remote(argument, options)
     try:
         yield response
     except asyncio.CancelledError:
         response.cancel()
         raise
     finally:
-        for argument in arguments:
-            argument.release()
+        argument.content = None
 
 
-def _engine_error(error: Exception) -> EngineError:
-    return EngineError(f"The engine failed: {type(error).__name__}.")
-
-
-def _replica_died(error: Exception) -> bool:
-    """Whether the replica's process or node is gone, so that the window may be decoded elsewhere."""
+def _failure(error: Exception) -> EngineError | None:
+    """The error of a failed call; None if the process or node is gone, so that another replica may try."""
     from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-    return isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError | NodeDiedError | ObjectLostError)
+    if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError | NodeDiedError | ObjectLostError):
+        return None
+    return EngineError(f"The engine failed: {type(error).__name__}.")

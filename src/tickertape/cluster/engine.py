@@ -12,14 +12,13 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from tickertape.engine.batching import LocalBackend
 from tickertape.errors import DecodeError
 from tickertape.server.logs import configure_logging, log_exception
 from tickertape.server.models import open_engine
 from tickertape.server.settings import Settings
-from tickertape.server.tasks import background
+from tickertape.server.tasks import background, race
 from tickertape.types import Decoded, ModelInfo, Options, Window
 
 logger = logging.getLogger(__name__)
@@ -43,9 +42,8 @@ def bind_grpc_to_node() -> None:
     from ray.serve._private import replica
 
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    bind: Callable[[Any, str], int] | None = getattr(replica, "add_port_to_grpc_server", None)
-    if bind is not None:
-        host = f"[{address}]" if ":" in address else address
+    host = f"[{address}]" if ":" in address else address
+    if bind := getattr(replica, "add_port_to_grpc_server", None):
         vars(replica)["add_port_to_grpc_server"] = lambda server, where: bind(server, where.replace("[::]", host))
 
 
@@ -78,9 +76,16 @@ class EngineReplica:
         """The facts about the checkpoint."""
         return self._info
 
-    async def decode(self, window: Window, options: Options) -> Decoded | DecodeError:
-        """Decode one window, in a batch with others."""
-        return await self._decode(window, options)
+    async def decode(
+        self, window: Window, options: Options, begin: Callable[[], Awaitable[object]] | None = None
+    ) -> Decoded | DecodeError:
+        """Decode one window, in a batch with others unless there is a `begin`, as in `LocalBackend.decode`."""
+        try:
+            return await self._backend.decode(window, options, begin=begin)
+        except DecodeError as error:
+            if error.__cause__ is not None:
+                log_exception(logger, error.__cause__)
+            return error
 
     async def decode_alone(
         self, window: Window, options: Options
@@ -95,19 +100,8 @@ class EngineReplica:
             begun.set()
             await asyncio.sleep(BEGIN_DELAY)
 
-        async with background(self._decode(window, options, begin), begun.wait()) as (decoding, beginning):
-            await asyncio.wait({decoding, beginning}, return_when=asyncio.FIRST_COMPLETED)
+        async with background(self.decode(window, options, begin)) as (decoding,):
+            await race(asyncio.shield(decoding), begun.wait())
             if not decoding.done():
                 yield None
             yield await decoding
-
-    async def _decode(
-        self, window: Window, options: Options, begin: Callable[[], Awaitable[object]] | None = None
-    ) -> Decoded | DecodeError:
-        """The decoded window or its error; the error's cause is logged here."""
-        try:
-            return await self._backend.decode(window, options, begin=begin)
-        except DecodeError as error:
-            if error.__cause__ is not None:
-                log_exception(logger, error.__cause__)
-            return error

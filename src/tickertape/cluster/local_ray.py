@@ -9,6 +9,7 @@ any other version starts the ordinary way.
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -17,13 +18,19 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tickertape.cluster import stub_agent
+from tickertape.cluster.engine import max_ongoing
 from tickertape.errors import EngineError
+from tickertape.server.deployments import API
+from tickertape.server.settings import MEBIBYTE, Settings
+from tickertape.types import WINDOW_SAMPLES
 
 logger = logging.getLogger(__name__)
 
 PATCHED_VERSION = "2.60"  # minor version of Ray whose private functions `lean_start` replaces
 ATTEMPTS = 3  # the last is always Ray's ordinary start
 AGENT_FLAG = "--dashboard_agent_command="  # of the raylet: how to start its dashboard agent
+WINDOW_BYTES = 4 * WINDOW_SAMPLES  # 1.9 MB of float32: a window on its way to an engine
+MIN_STORE_BYTES = 128 * MEBIBYTE  # of Ray's object store; only what is used takes memory
 STEP_TIMEOUT = 120  # seconds for each step of Ray's start; a quiet machine takes one or two
 POLL_INTERVAL = 0.05  # seconds; Ray itself polls without a pause
 ENVIRONMENT = {  # of the node's processes
@@ -38,19 +45,20 @@ ENVIRONMENT = {  # of the node's processes
 }
 
 
-def start(*, namespace: str, cpus: float, gpus: float, store: int, folder: str) -> None:
-    """Start Ray with so many cores, GPUs and bytes of object store, its files in `folder`. Raises `EngineError`."""
+def start(settings: Settings, models: int, folder: str) -> None:
+    """Start Ray with the resources of all engines, its files in `folder`. Raises `EngineError`."""
     import ray
 
+    engines = models * settings.engine_replicas
+    windows = engines * max_ongoing(settings) * (settings.api_replicas + 1)  # in flight, from the APIs and the page
     options: dict[str, Any] = {
         "address": "local",
-        "namespace": namespace,
-        "num_cpus": max(1, round(cpus + 0.499)),
-        "num_gpus": round(gpus + 0.499) if gpus else None,
-        "object_store_memory": store,
+        "namespace": API,
+        "num_cpus": engines * settings.threads,
+        "num_gpus": math.ceil(engines * settings.gpus_per_replica) or None,
+        "object_store_memory": max(MIN_STORE_BYTES, 2 * windows * WINDOW_BYTES),  # arguments outlive their calls
         "include_dashboard": False,
         "configure_logging": False,
-        "log_to_driver": True,
         "_temp_dir": folder,
         "_system_config": {"automatic_object_spilling_enabled": False},  # audio must not reach a disk
     }
@@ -63,12 +71,11 @@ def start(*, namespace: str, cpus: float, gpus: float, store: int, folder: str) 
         try:
             with lean_start() if lean else nullcontext():
                 ray.init(**options)
+                return
         except Exception as error:  # noqa: BLE001 - Ray raises no class of its own
             ray.shutdown()
             failure = error
             logger.warning("Ray did not start", extra={"fields": {"error": type(error).__name__, "lean": lean}})
-        else:
-            return
     raise EngineError("Ray did not start. The machine may be too busy; --no-ray serves without Ray.") from failure
 
 
@@ -82,7 +89,7 @@ def lean_start() -> Iterator[None]:
     get_node = _with_retries(services.get_node, raylets)
     with (
         _replaced(services, start_ray_process=start_process, get_node=get_node),
-        _replaced(node.Node, start_api_server=_start_nothing, start_monitor=_start_nothing),
+        _replaced(node.Node, start_api_server=lambda *_, **__: None, start_monitor=lambda *_: None),
     ):
         yield
 
@@ -98,10 +105,6 @@ def _replaced(owner: Any, **replacements: Callable[..., Any]) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(owner, name, original)
-
-
-def _start_nothing(*_: Any, **__: Any) -> None:
-    """Replaces methods that start a process."""
 
 
 def _with_stub_agent(start_process: Callable[..., Any], raylets: list[Any]) -> Callable[..., Any]:

@@ -7,7 +7,6 @@ when a replica is lost. The middleware removes the headers, limits the body and 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from typing import Any
 
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from tickertape.errors import OverloadedError, TickertapeError
 from tickertape.server import http_protocol
 from tickertape.server.deployments import BODY_LIMIT_VARIABLE
-from tickertape.server.errors import NotFoundError, NotReadyError, envelope, response
+from tickertape.server.errors import NotFoundError, NotReadyError, response
 from tickertape.server.logs import configure_logging, restore_logging
 from tickertape.server.middleware import request_id
 from tickertape.server.multipart import body_cap
@@ -52,12 +51,13 @@ class ProxyMiddleware:
         restore_logging()
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        if scope["path"] == ROUTES_PATH:
+        elif scope["path"] == ROUTES_PATH:
             await response(NotFoundError("There is nothing at this path; see /docs."))(scope, receive, send)
-            return
-        scope = {**scope, "headers": clean_headers(scope["headers"])}
-        await self._app(scope, self._limited(receive), _ErrorRewriter(send).send)
+        else:
+            headers = [header for header in scope["headers"] if header[0] not in (*SERVE_HEADERS, b"x-request-id")]
+            headers.append((b"x-request-id", request_id(Headers(scope=scope)).encode()))
+            scope = {**scope, "headers": headers}
+            await self._app(scope, self._limited(receive), _with_json_errors(scope, receive, send))
 
     def _limited(self, receive: Receive) -> Receive:
         """End the body once it exceeds the limit; the application rejects it."""
@@ -75,41 +75,26 @@ class ProxyMiddleware:
         return receive_limited
 
 
-def clean_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers without Serve's, and with a valid request id."""
-    kept = [(name, value) for name, value in headers if name not in SERVE_HEADERS and name != b"x-request-id"]
-    return [*kept, (b"x-request-id", request_id(Headers(raw=headers)).encode())]
+def _with_json_errors(scope: Any, receive: Receive, send: Send) -> Send:
+    """Pass the application's answer on; send a JSON error in place of an error of Serve's own."""
+    replaced = False
 
-
-class _ErrorRewriter:
-    """Passes the application's answers on; replaces Serve's own errors by JSON errors."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._error: TickertapeError | None = None
-
-    async def send(self, message: Message) -> None:
-        """One message of the answer."""
+    async def send_checked(message: Message) -> None:
+        nonlocal replaced
+        if replaced:
+            return
         if message["type"] == "http.response.start":
-            await self._start(message)
-        elif self._error is None:
-            await self._send(message)
-        elif not message.get("more_body", False):
-            body = json.dumps(envelope(self._error)).encode()
-            await self._send({"type": "http.response.body", "body": body})
+            headers = MutableHeaders(raw=list(message.get("headers", [])))
+            headers["x-request-id"] = identity = headers.get("x-request-id", "")  # Serve may have added a second one
+            if replaced := message["status"] >= 400 and APPLICATION_HEADER not in headers:
+                answer = response(_error_for(message["status"]))
+                answer.headers["x-request-id"] = identity
+                await answer(scope, receive, send)
+                return
+            message = {**message, "headers": headers.raw}
+        await send(message)
 
-    async def _start(self, message: Message) -> None:
-        headers = MutableHeaders(raw=list(message.get("headers", [])))
-        identity = headers.get("x-request-id", "")
-        if APPLICATION_HEADER not in headers and message["status"] >= 400:
-            self._error = _error_for(message["status"])
-            rewritten = response(self._error)
-            del rewritten.headers["content-length"]
-            headers = MutableHeaders(raw=list(rewritten.raw_headers))
-            message = {**message, "status": rewritten.status_code}
-        del headers["x-request-id"]  # Serve may have added a second one
-        headers["x-request-id"] = identity
-        await self._send({**message, "headers": headers.raw})
+    return send_checked
 
 
 def _error_for(status: int) -> TickertapeError:

@@ -17,9 +17,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tickertape.cluster import local_ray
@@ -40,41 +39,31 @@ from tickertape.server.deployments import (
 from tickertape.server.logs import configure_logging
 from tickertape.server.models import absolute_source, model_sources, prepare_models
 from tickertape.server.run import bind, log_drain
-from tickertape.server.settings import MEBIBYTE, Settings
-from tickertape.types import WINDOW_SAMPLES
+from tickertape.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-WINDOW_BYTES = 4 * WINDOW_SAMPLES  # 1.9 MB of float32: a window on its way to an engine
-MIN_STORE_BYTES = 128 * MEBIBYTE  # of Ray's object store; only what is used takes memory
 DRAINED_SECONDS = LAST_RESPONSES + 0.5  # after the grace period every replica should have reported
 LEAVING = 3.0  # seconds after the grace period until the process exits at the latest
-
-
-class StopSignal(BaseException):
-    """SIGTERM or SIGINT was received."""
 
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
     configure_logging()
     settings = _with_absolute_paths(settings.resolve())
-    models = prepare_models(settings)
+    prepare_models(settings)
     if not settings.address:
         listener = bind(settings)  # fails early if the port is taken; 0 becomes a free port
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         listener.close()
-    try:
-        with ray_session(settings, len(models)):
-            try:
-                deploy(models, settings)
-                logger.info("listening", extra={"fields": {"host": settings.host, "port": settings.port}})
-                while True:
-                    time.sleep(3600)
-            except StopSignal:
-                _drain(settings)
-    except StopSignal:  # during the start: nothing to drain
-        pass
+    with suppress(KeyboardInterrupt), ray_session(settings):
+        try:
+            deploy(settings)
+            logger.info("listening", extra={"fields": {"host": settings.host, "port": settings.port}})
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            _drain(settings)
     return 0
 
 
@@ -85,28 +74,46 @@ def _with_absolute_paths(settings: Settings) -> Settings:
 
 
 @contextmanager
-def ray_session(settings: Settings, models: int) -> Iterator[None]:
-    """Join or start Ray for the length of the block."""
+def ray_session(settings: Settings) -> Iterator[None]:
+    """Join or start Ray for the length of the block, in which SIGTERM and SIGINT raise `KeyboardInterrupt`."""
     _set_environment(settings)
     import ray
 
-    folder = None
+    folder = tempfile.mkdtemp(prefix=f"tickertape-{os.getpid()}-")
     try:
-        _handle_signals(_stop)
+        _handle_signals(signal.default_int_handler)
         if settings.address:
             _join(settings.address)
         else:
-            folder = tempfile.mkdtemp(prefix=f"tickertape-{os.getpid()}-")
-            _start(settings, models, folder)
-        _handle_signals(_stop)  # Ray has replaced the handlers
+            local_ray.start(settings, len(model_sources(settings)), folder)
+        _handle_signals(signal.default_int_handler)  # Ray has replaced the handlers
         yield
     finally:
         _handle_signals(signal.SIG_IGN)
-        if settings.address:
+        if settings.address and ray.is_initialized():
             _delete_applications()
         ray.shutdown()
-        if folder is not None:
-            _remove_folder(Path(folder))
+        _remove_folder(Path(folder))
+
+
+def _join(address: str) -> None:
+    """Join a cluster. Raises `OptionError` where there is none."""
+    import ray
+
+    try:
+        ray.init(address=address, namespace=API, configure_logging=False)
+    except ConnectionError as error:
+        raise OptionError("There is no Ray cluster at that address; start one with ray start.", "address") from error
+
+
+def _delete_applications() -> None:
+    """Delete the applications from a cluster that was joined."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(RayServeException):  # the start may have failed before there was a controller
+        for name in (PAGE, API):
+            serve.delete(name)
 
 
 def _remove_folder(folder: Path) -> None:
@@ -118,29 +125,7 @@ def _remove_folder(folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _join(address: str) -> None:
-    """Join a cluster. Raises `OptionError` where there is none."""
-    import ray
-
-    try:
-        ray.init(address=address, namespace=API, log_to_driver=True, configure_logging=False)
-    except ConnectionError as error:
-        raise OptionError("There is no Ray cluster at that address; start one with ray start.", "address") from error
-
-
-def _start(settings: Settings, models: int, folder: str) -> None:
-    """Start Ray on this machine. Raises `EngineError`."""
-    engines = models * settings.engine_replicas
-    local_ray.start(
-        namespace=API,
-        cpus=engines * settings.threads,
-        gpus=engines * settings.gpus_per_replica,
-        store=store_bytes(settings, models),
-        folder=folder,
-    )
-
-
-def deploy(models: Mapping[str, str], settings: Settings) -> None:
+def deploy(settings: Settings) -> None:
     """Run both applications; return when they are ready. Raises `EngineError` if an engine cannot start."""
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -153,9 +138,9 @@ def deploy(models: Mapping[str, str], settings: Settings) -> None:
         logging_config=quiet,
     )
     configure_logging()
-    targets = [serve.RunTarget(_api(models, settings), API, "/", quiet)]
+    targets = [serve.RunTarget(_api(settings), API, "/", quiet)]
     if settings.page:
-        targets.append(serve.RunTarget(_page(models, settings), PAGE, PAGE_PREFIX, quiet))
+        targets.append(serve.RunTarget(_page(settings), PAGE, PAGE_PREFIX, quiet))
     try:
         serve.run_many(targets)
     except RuntimeError as error:
@@ -168,23 +153,21 @@ def api(args: Mapping[str, Any]) -> Any:
     `args` must be the same for both applications and include every derived setting: `Settings.resolve` would look at
     the machine that reads the config.
     """
-    settings = Settings.of(args).resolve()
-    return _api(model_sources(settings), settings)
+    return _api(Settings.of(args).resolve())
 
 
 def page(args: Mapping[str, Any]) -> Any:
     """The page, likewise. It calls the engines of the application `tickertape`."""
-    settings = Settings.of({**args, "page": True}).resolve()
-    return _page(model_sources(settings), settings)
+    return _page(Settings.of({**args, "page": True}).resolve())
 
 
-def _api(models: Mapping[str, str], settings: Settings) -> Any:
-    engines = {name: _engine(name, source, settings) for name, source in models.items()}
+def _api(settings: Settings) -> Any:
+    engines = {name: _engine(name, source, settings) for name, source in model_sources(settings).items()}
     return _ingress(API, settings.api_replicas).bind(engines, settings)
 
 
-def _page(models: Mapping[str, str], settings: Settings) -> Any:
-    engines = {name: engine_deployment(name) for name in models}
+def _page(settings: Settings) -> Any:
+    engines = {name: _engine_name(name) for name in model_sources(settings)}
     return _ingress(PAGE, 1).bind(engines, settings, page=True)
 
 
@@ -201,12 +184,6 @@ def _ingress(name: str, replicas: int) -> Any:
     )(serve.ingress()(Ingress))
 
 
-def store_bytes(settings: Settings, models: int) -> int:
-    """Size of the object store: twice the windows in flight, since arguments outlive their calls a little."""
-    windows = max_ongoing(settings) * settings.engine_replicas * models * (settings.api_replicas + 1)
-    return max(MIN_STORE_BYTES, 2 * windows * WINDOW_BYTES)
-
-
 def _engine(name: str, source: str, settings: Settings) -> Any:
     """The engine deployment of one model."""
     from ray import serve
@@ -219,7 +196,7 @@ def _engine(name: str, source: str, settings: Settings) -> Any:
             "target_ongoing_requests": 2 * settings.batch,  # one batch that is decoded and one that waits
         }}  # fmt: skip
     engine = serve.deployment(
-        name=engine_deployment(name),
+        name=_engine_name(name),
         max_ongoing_requests=max_ongoing(settings),
         ray_actor_options={"num_cpus": settings.threads, "num_gpus": settings.gpus_per_replica},
         **HEALTH_CHECKS,
@@ -229,7 +206,7 @@ def _engine(name: str, source: str, settings: Settings) -> Any:
     return engine.bind(name, source, settings)
 
 
-def engine_deployment(model: str) -> str:
+def _engine_name(model: str) -> str:
     """The name of a model's engine deployment."""
     return f"engine-{model}"
 
@@ -245,7 +222,9 @@ def _drain(settings: Settings) -> None:
 
     _handle_signals(signal.SIG_IGN)
     if not settings.address:
-        _exit_after(settings.grace_seconds + LEAVING)
+        exit_timer = threading.Timer(settings.grace_seconds + LEAVING, os._exit, (0,))
+        exit_timer.daemon = True
+        exit_timer.start()  # the sender of SIGTERM would kill the process soon after
     names = [API, PAGE] if settings.page else [API]
     deadline = time.monotonic() + settings.grace_seconds + DRAINED_SECONDS
     try:
@@ -255,21 +234,6 @@ def _drain(settings: Settings) -> None:
     except (RayError, RayServeException, TimeoutError):
         drained = False
     log_drain(drained)
-
-
-def _exit_after(seconds: float) -> None:
-    """Exit then, unless the process has exited already; the sender of SIGTERM would kill it soon after."""
-    timer = threading.Timer(seconds, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
-
-
-def _delete_applications() -> None:
-    """Delete the applications from a cluster that was joined."""
-    from ray import serve
-
-    for name in (PAGE, API):
-        serve.delete(name)
 
 
 def _set_environment(settings: Settings) -> None:
@@ -285,7 +249,3 @@ def _set_environment(settings: Settings) -> None:
 def _handle_signals(handler: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of handlers
-    raise StopSignal
