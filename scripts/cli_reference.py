@@ -9,7 +9,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
+from tickertape.cli.generated import parameters
 from tickertape.cli.main import app
+from tickertape.deploy.cloud_run import CloudRun
+from tickertape.deploy.kuberay import KubeRay
+
+DATACLASSES = {"deploy cloud-run": CloudRun, "deploy kuberay": KubeRay}  # commands with the options of a class
 
 HEAD = """# Command line
 
@@ -35,8 +40,11 @@ def reference() -> str:
 def _command(function: Callable[..., Any], name: str = "") -> str:
     text, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\b\n")
     blocks = [f"```text\n{block.strip()}\n```\n" for block in rest.split("\b\n") if block.strip()]
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    rows = [_row(each.annotation, each.default) for each in parameters if get_args(each.annotation)]
+    declared = inspect.signature(function, eval_str=True).parameters.values()
+    named = [(each.annotation, each.default) for each in declared if get_args(each.annotation)]
+    if name in DATACLASSES:
+        named = [*parameters(DATACLASSES[name]).values(), *named]
+    rows = [_row(hint, default) for hint, default in named]
     table = ["| name | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"] if rows else []
     return "\n".join([f"## tickertape {name or function.__name__}\n", f"{text.strip()}\n", *blocks, *table])
 

@@ -43,8 +43,8 @@ BUDGET = {
     "engine": 1162,
     "server": 4180,
     "cluster": 873,
-    "deploy": 489,
-    "cli": 1292,
+    "deploy": 505,
+    "cli": 1240,
     "": 1020,
 }
 

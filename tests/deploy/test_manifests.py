@@ -137,7 +137,8 @@ def test_the_service_takes_the_environment(wanted: CloudRun, monkeypatch: pytest
         ({"cpu": 8, "memory": "2Gi"}, "memory"),
         ({"memory": "64Gi"}, "memory"),
         ({"memory": "lots"}, "memory"),
-        ({"gpu": "nvidia-l4"}, "gpu"),
+        ({"gpu": "nvidia-l4", "memory": "4Gi"}, "gpu"),
+        ({"model": "../elsewhere"}, "model"),
         ({"gpu": "voodoo"}, "gpu"),
         ({"concurrency": 1001}, "concurrency"),
         ({"min_instances": 3}, "max_instances"),
@@ -152,6 +153,11 @@ def test_what_cloud_run_would_refuse_is_refused_at_once(knobs: dict[str, Any], o
 
 
 # ---- Cloud Run: commands ----
+
+
+def test_a_service_with_a_gpu_has_more_memory() -> None:
+    """Unless it is given, the memory is 4 GiB, and 32 GiB with a GPU."""
+    assert ("4Gi", "32Gi") == tuple(CloudRun("p", "r", gpu=gpu).memory for gpu in ("", "nvidia-l4"))
 
 
 def test_the_commands_are_argument_lists() -> None:
@@ -559,6 +565,9 @@ def test_contradictions_are_refused() -> None:
     """Fewer engines at most than at least, an absolute folder in a claim, and hosts that are none, are refused."""
     wrong = (
         {"engines": 5, "engines_max": 4},
+        {"cpu": 0},
+        {"ingresses": 0},
+        {"gpus": -1},
         {"claim": "models", "model": "/srv/models/demo"},
         {"object_hosts": "https://a.example"},
     )
@@ -583,6 +592,7 @@ def test_the_module_has_the_same_knobs() -> None:
     knobs = {
         name: field.default for name, field in CloudRun.__dataclass_fields__.items() if name not in {"tag", "model"}
     }
+    knobs["memory"] = CloudRun("p", "r").memory
     assert {*knobs, "image", "model"} == set(variables)
     for name, default in knobs.items():
         if isinstance(default, str | int):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from tickertape.cli.generated import make_options
 from tickertape.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class ServeCommand(TyperCommand):
         """Parse the arguments with the flags of the settings."""
         from tickertape.server.settings import Settings
 
-        self.params += _options()
+        fields = Settings.model_fields.items()
+        self.params += make_options({name: (_annotation(name, field), None) for name, field in fields})
         rest = super().parse_args(ctx, list(_with_values(args)))
         ctx.obj = {name: words for name in Settings.model_fields if (words := ctx.params.pop(name))}
         return rest
@@ -81,24 +82,8 @@ def _joined(name: str, words: Sequence[str]) -> str:
     return ",".join(words)
 
 
-def _options() -> list[Any]:
-    """An option for each setting. All are lists of words, which `Settings` validates."""
-    from tickertape.server.settings import Settings
-
-    def command(**_: Any) -> None: ...
-
-    hints = {name: Annotated[list[str] | None, _option(name, field)] for name, field in Settings.model_fields.items()}
-    named = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-        for name, hint in hints.items()
-    ]
-    command.__signature__, command.__annotations__ = inspect.Signature(named), hints  # type: ignore[attr-defined]
-    app = typer.Typer(add_completion=False)
-    app.command()(command)
-    return typer.main.get_command(app).params
-
-
-def _option(name: str, field: Any) -> Any:
+def _annotation(name: str, field: Any) -> Any:
+    """A list of words, which `Settings` validates, with the option of a setting."""
     from tickertape.server.settings import LISTS
 
     kind = field.annotation
@@ -106,7 +91,8 @@ def _option(name: str, field: Any) -> Any:
     metavar = "NAME,..." if name in LISTS else choices or METAVARS.get(kind, "FILE")
     default = f"  [default: {str(field.default).lower()}]" if field.default else ""
     about = (field.description or "").replace("`", "") + default
-    return typer.Option(f"--{name.replace('_', '-')}", *ALIASES.get(name, ()), metavar=metavar, help=about)
+    option = typer.Option(f"--{name.replace('_', '-')}", *ALIASES.get(name, ()), metavar=metavar, help=about)
+    return Annotated[list[str] | None, option]
 
 
 def _with_values(words: Sequence[str]) -> Iterator[str]:

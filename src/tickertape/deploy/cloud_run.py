@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from tickertape.deploy.manifests import memory_bytes, read_template, render, to_yaml, validate_name
+from tickertape.deploy.manifests import OBJECT_HOSTS, memory_bytes, read_template, render, to_yaml, validate_name
 from tickertape.errors import OptionError
 from tickertape.server.settings import Settings
 
@@ -24,34 +25,44 @@ TIMEOUT_MARGIN = 30  # seconds: the service's own limit must end a request befor
 class CloudRun:
     """The user's options, from which the files follow. Raises `OptionError` for values that Cloud Run rejects."""
 
-    project: str
-    region: str
-    repository: str = "tickertape"
-    service: str = "tickertape"
-    tag: str = "latest"
-    model: str = "checkpoint"  # copied into the image; with a bucket, the folder in the bucket
-    cpu: int = 8
-    memory: str = "4Gi"
-    max_instances: int = 2
-    min_instances: int = 0
-    gpu: str = ""
-    concurrency: int = 0  # 0: derived
-    allow_unauthenticated: bool = False
-    service_account: str = ""
-    keys_secret: str = ""
-    bucket: str = ""
-    object_hosts: str = ""  # separated by commas
-    ray: bool = True
+    project: Annotated[str, "Google Cloud project."]
+    region: Annotated[str, "Region, such as europe-west1."]
+    repository: Annotated[str, "Artifact Registry repository; created if missing."] = "tickertape"
+    service: Annotated[str, "Name of the service."] = "tickertape"
+    model: Annotated[
+        str,
+        "Checkpoint to bake into the image: a folder below this one, or a hub id. With --bucket: a prepared folder in "
+        "the bucket.",
+    ] = "checkpoint"
+    cpu: Annotated[int, "CPUs of an instance."] = 8
+    memory: Annotated[str, "Memory of an instance. Default: 4Gi; 32Gi with a GPU."] = ""
+    max_instances: Annotated[int, "Maximum number of instances."] = 2
+    min_instances: Annotated[int, "Minimum number of instances."] = 0
+    gpu: Annotated[str, "nvidia-l4 or nvidia-rtx-pro-6000. Default: no GPU."] = ""
+    concurrency: Annotated[int, "Concurrent requests per instance. 0: as many as it can batch."] = 0
+    allow_unauthenticated: Annotated[bool, "Allow requests from the internet without authentication by Google."] = False
+    service_account: Annotated[str, "E-mail of the service's account. Default: the project's account."] = ""
+    keys_secret: Annotated[str, "Secret with the file of hashed API keys."] = ""
+    bucket: Annotated[str, "Bucket with prepared checkpoints, mounted read-only."] = ""
+    object_hosts: Annotated[str, OBJECT_HOSTS] = ""
+    ray: Annotated[bool, "Run engines on Ray, or everything in one process."] = True
+    tag: Annotated[str, "Tag of the image. Default: the current time."] = ""
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
         for option in ("project", "region", "repository", "service"):
             validate_name(getattr(self, option), option)
+        object.__setattr__(self, "memory", self.memory or ("32Gi" if self.gpu else "4Gi"))  # the class is frozen
         _check_resources(self.cpu, memory_bytes(self.memory, "memory"), self.gpu)
         if not 0 <= self.concurrency <= MAX_CONCURRENCY:
             raise OptionError(f"--concurrency must be at most {MAX_CONCURRENCY}.", "concurrency")
         if not 0 <= self.min_instances <= self.max_instances or not self.max_instances:
             raise OptionError("--max-instances must be at least 1, and at least --min-instances.", "max_instances")
+
+        folder = Path(self.model)
+        if not self.bucket and (folder.is_absolute() or ".." in folder.parts):
+            message = "--model must be a folder below this one, or a hub id: Cloud Build gets no other."
+            raise OptionError(message, "model")
 
     @property
     def image(self) -> str:

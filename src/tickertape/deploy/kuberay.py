@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any
 
-from tickertape.deploy.manifests import dump, memory_bytes, render, to_yaml, validate_name
+from tickertape.deploy.manifests import OBJECT_HOSTS, dump, memory_bytes, render, to_yaml, validate_name
 from tickertape.errors import OptionError
 from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS, KEEP_ALIVE
 from tickertape.server.settings import Settings
@@ -33,20 +33,20 @@ HEAD_CPU, HEAD_MEMORY = 1, "4Gi"
 class KubeRay:
     """The user's options, from which the manifest follows. Raises `OptionError`."""
 
-    namespace: str
-    image: str
-    name: str = "tickertape"
-    model: str = f"{MODELS}/demo"  # folder in the image or, with a claim, in the claim
-    engines: int = 2
-    engines_max: int = 4
-    cpu: int = 4
-    memory: str = "8Gi"
-    ingresses: int = 2
-    gpus: int = 0
-    claim: str = ""
-    keys_secret: str = ""
-    object_hosts: str = ""  # separated by commas
-    context: str = ""
+    namespace: Annotated[str, "Namespace; created if missing."]
+    image: Annotated[str, "Image reference for the cluster's nodes."]
+    name: Annotated[str, "Name of the service."] = "tickertape"
+    model: Annotated[str, "Prepared checkpoint in the image; with --claim, the folder in the claim."] = f"{MODELS}/demo"
+    engines: Annotated[int, "Number of engines, each in its own pod."] = 2
+    engines_max: Annotated[int, "Maximum number of engines under load."] = 4
+    cpu: Annotated[int, "CPUs of an engine."] = 4
+    memory: Annotated[str, "Memory of an engine's pod."] = "8Gi"
+    ingresses: Annotated[int, "Number of pods for requests and audio decoding."] = 2
+    gpus: Annotated[int, "GPUs of an engine."] = 0
+    claim: Annotated[str, "PersistentVolumeClaim with prepared checkpoints, mounted read-only."] = ""
+    keys_secret: Annotated[str, "Secret with the file of hashed API keys."] = ""
+    object_hosts: Annotated[str, OBJECT_HOSTS] = ""
+    context: Annotated[str, "kubectl's context. Default: the current one."] = ""
 
     def __post_init__(self) -> None:
         """Check the options against each other."""
@@ -55,6 +55,8 @@ class KubeRay:
         memory_bytes(self.memory, "memory")
         if self.claim and self.model.startswith("/"):
             raise OptionError("With --claim, --model must be a relative path: the folder in the claim.", "model")
+        if min(self.cpu, self.ingresses) < 1 or self.gpus < 0:
+            raise OptionError("--cpu and --ingresses must be at least 1, --gpus at least 0.", "cpu")
         if not 1 <= self.engines <= self.engines_max:
             raise OptionError("--engines must be at least 1, and --engines-max at least --engines.", "engines_max")
 

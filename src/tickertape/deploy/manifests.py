@@ -12,6 +12,8 @@ import yaml  # type: ignore[import-untyped]
 
 from tickertape.errors import OptionError
 
+# Help of an option of both deployments
+OBJECT_HOSTS = "Hosts, and buckets as gs://NAME, from which callers may have files fetched, separated by commas."
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _MEMORY = re.compile(r"(\d+)(k|[MGT]|[KMGT]i|)")
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
