@@ -7,9 +7,8 @@
     transcript = assembler.transcript()
 
 Two overlapping windows contain the same words. The assembler aligns the last words of the first window with the first
-words of the second; the longest run of common words is where the second takes over. With word times, only words at
-about the same time can match. Without a common word, the middle of the overlap decides: the second window takes over
-where the last kept word (or segment) of the first ends.
+words of the second, and changes windows at the longest run of common words. With word times, only words at about the
+same time can match. Without a common word, it changes at the middle of the overlap.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class Assembler:
         return Transcript(text, segments, language, self._duration, self._task, self._notices, self._channels)
 
     def _settle(self, segments: Iterable[Segment]) -> None:
-        """Settle segments of one channel, each after the end of the previous one."""
+        """Place segments of one channel after each other."""
         for segment in segments:
             settled = _after(segment, self._ends[segment.channel])
             self._ends[segment.channel] = settled.end_sample
@@ -86,13 +85,12 @@ class Assembler:
 
     def _release(self, added_until: int) -> tuple[Segment, ...]:
         """Make segments final that no later one can precede. All windows starting before `added_until` were added."""
+        ready = self._settled
         if self._channels > 1:
             starts = [segment.start_sample for pending in self._pending.values() for segment in pending]
             bound = min([added_until, *starts])
             self._settled.sort(key=lambda segment: (segment.start_sample, segment.channel))
             ready = [segment for segment in self._settled if segment.start_sample <= bound]
-        else:
-            ready = self._settled
         self._settled = self._settled[len(ready) :]
         self._final += ready
         return tuple(ready)
@@ -112,22 +110,19 @@ def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
     latest = min(window.end, duration)
 
     def place(timed: SegmentOrWord) -> SegmentOrWord:
-        start, end = (
-            min(max(window.start + at, window.start), latest) for at in (timed.start_sample, timed.end_sample)
-        )
+        start, end = (min(window.start + max(at, 0), latest) for at in (timed.start_sample, timed.end_sample))
         return replace(timed, start_sample=start, end_sample=end)
 
-    return [
-        replace(
-            place(segment), words=tuple(map(place, segment.words)), channel=window.channel, language=decoded.language
-        )
+    placed = [
+        replace(place(segment), words=tuple(map(place, segment.words)))
         for segment in decoded.segments
         if segment.text.strip()
     ]
+    return [replace(segment, channel=window.channel, language=decoded.language) for segment in placed]
 
 
 def _after(segment: Segment, end: int) -> Segment:
-    """The segment moved behind `end`, its words in order without overlaps, its times around all of its words."""
+    """The segment after `end`, its words in order without overlaps, its times around all of its words."""
     words: list[Word] = []
     start = max(segment.start_sample, end)
     for word in segment.words:
@@ -165,10 +160,12 @@ def _merge(first: list[Segment], second: list[Segment], overlap: Span) -> tuple[
         return first, second
     timed = all(segment.words for segment in (*first, *second))
     left, right = _units(first, timed=timed), _units(second, timed=timed)
+    ours: Sequence[_Unit | Segment] = left if timed else [first[unit.segment] for unit in left]
+    theirs: Sequence[_Unit | Segment] = right if timed else [second[unit.segment] for unit in right]
     kept, skipped = (
         (_cut_at_time(left, right, overlap) if timed else None)
         or _cut_at_text(left, right, overlap, spaceless=first[-1].language in SPACELESS)
-        or _cut_in_the_middle(left, right, overlap, whole=None if timed else (first, second))
+        or _cut_in_the_middle(ours, theirs, overlap)
     )
     return _rebuild(first, left, left[:kept]), _rebuild(second, right, right[skipped:])
 
@@ -233,21 +230,17 @@ def _common_runs(
     return [(i - n + 1, j - n + 1, n) for (i, j), n in lengths.items() if (i + 1, j + 1) not in lengths]
 
 
-def _cut_in_the_middle(
-    left: list[_Unit], right: list[_Unit], overlap: Span, whole: tuple[list[Segment], list[Segment]] | None
-) -> _Cut:
-    """Keep what lies before the middle of the overlap on the left, and what lies after the kept part on the right.
+def _cut_in_the_middle(left: Sequence[_Unit | Segment], right: Sequence[_Unit | Segment], overlap: Span) -> _Cut:
+    """Keep units before the middle of the overlap on the left, and units after the last kept one on the right.
 
-    Without word times, `whole` holds the segments: then each is kept or dropped as a whole.
+    Without word times, each unit has its segment's times, so that segments are kept or dropped as a whole.
     """
-    ours: Sequence[_Unit | Segment] = left if whole is None else [whole[0][unit.segment] for unit in left]
-    theirs: Sequence[_Unit | Segment] = right if whole is None else [whole[1][unit.segment] for unit in right]
-    if not any(timed.start_sample < overlap.end for timed in theirs):
+    if not any(timed.start_sample < overlap.end for timed in right):
         return len(left), 0  # the second window has no text in the overlap
     middle = (overlap.start + overlap.end) // 2
-    kept = sum((timed.start_sample + timed.end_sample) // 2 < middle for timed in ours)
-    end = max([overlap.start, *(timed.end_sample for timed in ours[:kept])])
-    return kept, sum((timed.start_sample + timed.end_sample) // 2 < end for timed in theirs)
+    kept = sum((timed.start_sample + timed.end_sample) // 2 < middle for timed in left)
+    end = max([overlap.start, *(timed.end_sample for timed in left[:kept])])
+    return kept, sum((timed.start_sample + timed.end_sample) // 2 < end for timed in right)
 
 
 def _rebuild(segments: list[Segment], units: list[_Unit], kept: list[_Unit]) -> list[Segment]:

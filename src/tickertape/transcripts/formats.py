@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from tickertape.transcripts.assembler import join_text
 from tickertape.transcripts.languages import LANGUAGES, separator
 from tickertape.transcripts.subtitles import Cue, cues, milliseconds
-from tickertape.types import SAMPLE_RATE, Segment, Transcript
+from tickertape.types import SAMPLE_RATE, Segment, Transcript, Word
 
 Json: TypeAlias = dict[str, Any]
 
@@ -43,20 +43,15 @@ def verbose_object(transcript: Transcript, *, segments: bool = True, words: bool
     body: Json = {
         "task": transcript.task,
         "language": LANGUAGES.get(language, language),
-        "duration": _seconds(transcript.samples),
+        "duration": milliseconds(transcript.samples) / 1000,
         "text": transcript.text,
     }
     if segments:
         body["segments"] = [_segment(i, segment, split=split) for i, segment in enumerate(transcript.segments)]
     if words and transcript.words:
         body["words"] = [
-            {
-                "word": word.text.strip(),
-                "start": _seconds(word.start_sample),
-                "end": _seconds(word.end_sample),
-                "probability": _number(word.probability),
-                **({"channel": segment.channel} if split else {}),
-            }
+            {"word": word.text.strip(), **_times(word), "probability": _number(word.probability)}
+            | ({"channel": segment.channel} if split else {})
             for segment in transcript.segments
             for word in segment.words
         ]
@@ -65,12 +60,9 @@ def verbose_object(transcript: Transcript, *, segments: bool = True, words: bool
 
 def srt(transcript: Transcript) -> str:
     """SubRip. Cues of a split recording start with the speaker."""
-    blocks = []
-    label = len(f"{speaker(transcript.channels - 1)}: ") if transcript.channels > 1 else 0
-    for number, cue in enumerate(cues(transcript, label_characters=label), 1):
-        name = f"{speaker(cue.channel)}: " if transcript.channels > 1 else ""
-        blocks.append(f"{number}\n{_cue_times(cue, ',')}\n{name}{cue.text}\n")
-    return "\n".join(blocks)
+    names = [f"{speaker(channel)}: " if transcript.channels > 1 else "" for channel in range(transcript.channels)]
+    numbered = enumerate(cues(transcript, label_characters=len(names[-1])), 1)
+    return "\n".join(f"{n}\n{_cue_times(cue, ',')}\n{names[cue.channel]}{cue.text}\n" for n, cue in numbered)
 
 
 def vtt(transcript: Transcript) -> str:
@@ -95,8 +87,8 @@ def tsv(transcript: Transcript) -> str:
 
 RENDERERS: dict[str, Callable[[Transcript], str]] = {
     "text": text,
-    "json": lambda transcript: _dump(json_object(transcript)),
-    "verbose_json": lambda transcript: _dump(verbose_object(transcript)),
+    "json": lambda transcript: _dumps(json_object(transcript)),
+    "verbose_json": lambda transcript: _dumps(verbose_object(transcript)),
     "srt": srt,
     "vtt": vtt,
     "tsv": tsv,
@@ -120,19 +112,20 @@ def speaker(channel: int) -> str:
 
 
 def _segment(number: int, segment: Segment, *, split: bool) -> Json:
+    figures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
     return {
         "id": number,
         "seek": segment.start_sample // SAMPLES_PER_FRAME,
-        "start": _seconds(segment.start_sample),
-        "end": _seconds(segment.end_sample),
+        **_times(segment),
         "text": segment.text,
         "tokens": list(segment.tokens),
-        "temperature": _number(segment.temperature),
-        "avg_logprob": _number(segment.avg_logprob),
-        "compression_ratio": _number(segment.compression_ratio),
-        "no_speech_prob": _number(segment.no_speech_prob),
+        **{name: _number(getattr(segment, name)) for name in figures},
         **({"channel": segment.channel} if split else {}),
     }
+
+
+def _times(timed: Segment | Word) -> Json:
+    return {"start": milliseconds(timed.start_sample) / 1000, "end": milliseconds(timed.end_sample) / 1000}
 
 
 def _usage_and_warnings(transcript: Transcript) -> Json:
@@ -142,12 +135,8 @@ def _usage_and_warnings(transcript: Transcript) -> Json:
     return body
 
 
-def _dump(body: Json) -> str:
+def _dumps(body: Json) -> str:
     return json.dumps(body, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _seconds(samples: int) -> float:
-    return milliseconds(samples) / 1000
 
 
 def _number(value: float) -> float:
@@ -161,12 +150,9 @@ def _one_line(words: str) -> str:
 
 
 def _cue_times(cue: Cue, point: str) -> str:
-    return f"{_timestamp(cue.start, point)} --> {_timestamp(cue.end, point)}"
-
-
-def _timestamp(time: int, point: str) -> str:
-    """Milliseconds as 00:00:00.000."""
-    seconds, thousandths = divmod(time, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{thousandths:03}"
+    """Start and end as 00:00:00.000 --> 00:00:00.000."""
+    start, end = (
+        f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
+        for ms in (cue.start, cue.end)
+    )
+    return f"{start} --> {end}"

@@ -44,15 +44,11 @@ def language_code(language: str) -> str:
     name = language.strip().lower()
     base = name.replace("_", "-").partition("-")[0]
     for candidate in (name, base):
-        if candidate in LANGUAGES:
-            return candidate
-        if candidate in _CODES:
-            return _CODES[candidate]
-    raise OptionError(
-        "unknown language: give an ISO 639-1 code such as 'en', or an English name such as 'english'",
-        "language",
-        "invalid_language",
-    )
+        code = _CODES.get(candidate, candidate)
+        if code in LANGUAGES:
+            return code
+    message = "unknown language: give an ISO 639-1 code such as 'en', or an English name such as 'english'"
+    raise OptionError(message, "language", "invalid_language")
 
 
 def separator(left: str, right: str) -> str:
