@@ -43,7 +43,7 @@ BUDGET = {
     "engine": 1162,
     "server": 4180,
     "cluster": 873,
-    "deploy": 505,
+    "deploy": 500,
     "cli": 1240,
     "": 1020,
 }

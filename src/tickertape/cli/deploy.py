@@ -103,15 +103,15 @@ def _to_cloud_run(wanted: CloudRun, commands: Mapping[str, Sequence[str]]) -> No
     from tickertape.deploy.smoke_test import smoke_test
 
     if not run(commands["show the account"], "looking for the account", capture=True):
-        raise CommandError("gcloud is not logged in. Run: gcloud auth login", "not_logged_in")
+        raise CommandError("gcloud is not logged in. Run: gcloud auth login")
     enabled = run(commands["list the enabled APIs"], "looking for the APIs", capture=True).split()
     if missing := [name for name in SERVICES if name not in enabled]:
         advice = f"gcloud services enable {' '.join(missing)} --project={wanted.project}"
-        raise CommandError(f"The project lacks {len(missing)} API(s). Run: {advice}", "api_disabled")
+        raise CommandError(f"The project lacks {len(missing)} API(s). Run: {advice}")
     try:
         run(commands["look for the repository"], "looking for the repository", capture=True)
     except CommandError as error:
-        if error.code != "not_found":
+        if "NOT_FOUND" not in error.output:
             raise
         run(commands["create the repository"], "creating the repository")
     run(commands["build the image"], "building the image")

@@ -32,10 +32,9 @@ def smoke_test(address: str, *, token: str = "") -> str:
         with error:
             if error.code == 401 and b"invalid_api_key" in error.read():
                 return "it answers, and asks for an API key"
-        raise CommandError(f"The smoke test failed: the service answered {error.code}.", "smoke_test") from error
+        raise CommandError(f"The smoke test failed: the service answered {error.code}.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"The smoke test failed: no proper answer ({type(error).__name__})."
-        raise CommandError(message, "smoke_test") from error
+        raise CommandError(f"The smoke test failed: no proper answer ({type(error).__name__}).") from error
     return "it transcribes"
 
 
