@@ -30,6 +30,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
@@ -138,6 +139,31 @@ def _blocks(handlers: PageHandlers) -> Any:
     return blocks
 
 
+class Submission(BaseModel):
+    """What page.js sends to transcribe an upload. `run` is a number that every message repeats."""
+
+    token: Any = None
+    run: int = 0
+    model: str = ""
+    language: str = ""
+    task: Task = "transcribe"
+    words: bool = False
+    key: str = ""
+
+    @classmethod
+    def of(cls, sent: object) -> Submission:
+        """The submission; an invalid one has no token."""
+        try:
+            return cls.model_validate(sent)
+        except ValidationError:
+            return cls()
+
+    def fields(self) -> dict[str, list[str]]:
+        """The fields of an API request."""
+        choices = {"model": self.model, "language": self.language, "response_format": "verbose_json"}
+        return {name: [value] for name, value in {**choices, "word_timestamps": str(self.words)}.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class PendingUpload:
     """A recording in memory whose transcription has not been requested yet."""
@@ -206,18 +232,13 @@ class PageHandlers:
         }
 
     async def transcribe(self, submission: object) -> AsyncGenerator[Json, None]:
-        """Transcribe an upload and yield messages: progress, new segments, and finally the result or an error.
-
-        `submission` is an object from the browser with `token`, `run` (a number that every message repeats), `model`,
-        `language`, `task`, `words`, and `key` if the server requires keys.
-        """
-        fields = submission if isinstance(submission, dict) else {}
-        run = fields.get("run")
-        messages = Messages(run if isinstance(run, int) else 0)
+        """Transcribe an upload and yield messages: progress, new segments, and finally the result or an error."""
+        sent = Submission.of(submission)
+        messages = Messages(sent.run)
         record = _new_record()
         try:
             async with (
-                aclosing(self._messages(fields, messages, record)) as made,
+                aclosing(self._messages(sent, messages, record)) as made,
                 aclosing(self._service.requests.iterate(made)) as made_in_time,
             ):
                 async for message in made_in_time:
@@ -229,19 +250,19 @@ class PageHandlers:
         finally:
             self._service.observe(record)
 
-    async def _messages(self, fields: Json, messages: Messages, record: Record) -> AsyncGenerator[Json, None]:
+    async def _messages(self, sent: Submission, messages: Messages, record: Record) -> AsyncGenerator[Json, None]:
         """Decode and transcribe the upload, within the limits of API requests."""
         service, transcription = self._service, Transcription(self._service, record)
         with ExitStack() as inside:
             inside.enter_context(service.requests.admit())
-            pending = self._take(fields)
+            pending = self._take(sent.token)
             inside.enter_context(pending.memory)
-            self._check_key(fields, inside, record)
+            self._check_key(sent.key, inside, record)
             reservation = inside.enter_context(service.admission.reserve())
             form = pending.form
-            form.fields = _form_fields(fields)
-            order = parse_form(form, _task(fields), service.models, beam_size=service.settings.beam_size)
-            record.model, record.task = order.model.info.name, _task(fields)
+            form.fields = sent.fields()
+            order = parse_form(form, sent.task, service.models, beam_size=service.settings.beam_size)
+            record.model, record.task = order.model.info.name, sent.task
             audio = await transcription.decode(form, order, pending.memory, reservation)
             yield await messages.start(audio)
             deadline = time.time() + service.settings.request_timeout
@@ -249,20 +270,17 @@ class PageHandlers:
                 async for update in updates:
                     yield await messages.add(update)
 
-    def _take(self, fields: Json) -> PendingUpload:
+    def _take(self, token: object) -> PendingUpload:
         """The upload of a token. The token cannot be used again."""
-        token = fields.get("token")
         pending = self._pending.pop(token, None) if isinstance(token, str) else None
         if pending is None:
             raise CallerError("The recording is no longer here; send it again.")
         pending.timer.cancel()
         return pending
 
-    def _check_key(self, fields: Json, inside: ExitStack, record: Record) -> None:
+    def _check_key(self, secret: str, inside: ExitStack, record: Record) -> None:
         """Count the request against its key, if keys are required. Raises `UnauthorizedError` and `RateLimitError`."""
-        given = fields.get("key")
-        headers = [f"Bearer {given}".encode()] if isinstance(given, str) and given else []
-        key = self._service.keyring.authenticate(headers)
+        key = self._service.keyring.authenticate([f"Bearer {secret}".encode()])
         if key is not None:
             record.key_id = key.id
         self._service.rate_limiter.take(key)
@@ -274,21 +292,6 @@ def _new_record() -> Record:
     record = Record(f"page_{secrets.token_hex(6)}", method="POST", endpoint=ENDPOINT, stream=True)
     record.fail(ClientDisconnectedError())
     return record
-
-
-def _form_fields(fields: Json) -> dict[str, list[str]]:
-    """The browser's fields as form fields of the API."""
-    model, language = fields.get("model"), fields.get("language")
-    form = {"model": [model if isinstance(model, str) else ""], "response_format": ["verbose_json"]}
-    if isinstance(language, str) and language:
-        form["language"] = [language]
-    if fields.get("words") is True:
-        form["word_timestamps"] = ["true"]
-    return form
-
-
-def _task(fields: Json) -> Task:
-    return "translate" if fields.get("task") == "translate" else "transcribe"
 
 
 def _asset(name: str) -> str:
