@@ -12,18 +12,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-    YamlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, TomlConfigSettingsSource, YamlConfigSettingsSource
 
 from tickertape.engine import hardware
 from tickertape.errors import OptionError
@@ -38,7 +30,9 @@ FOREIGN = {  # variables of Cloud Run, Google's libraries and the other commands
 OTHER_VARIABLES = frozenset({"TICKERTAPE_MODEL", "TICKERTAPE_KEY", "TICKERTAPE_PROXY_BODY_LIMIT"})  # not settings
 # Kubernetes sets these in every pod for each Service whose name begins with `tickertape`:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
-SERVICE_LINK = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+SERVICE_LINK = re.compile(
+    r"TICKERTAPE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 CLOUD_RUN, CLOUD_RUN_GRACE = "K_SERVICE", 6.0  # SIGKILL follows SIGTERM after 10 s; the exit takes up to 3 s
 MEBIBYTE = 2**20
@@ -48,14 +42,14 @@ OBJECT_HOST = re.compile(
 )
 
 LISTS = ("models", "cors_origins", "object_hosts")  # settings of several values
-Words = Annotated[tuple[str, ...], NoDecode]  # "a,b" in the environment, a list in a file
+Words: TypeAlias = "tuple[str, ...]"  # "a,b" in the environment, a list in a file
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of the service. `resolve` derives those that are 0 by default."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # what is served, and where
     host: str = Field("0.0.0.0", description="Address to bind. `127.0.0.1`: reachable from this machine only.")  # noqa: S104 - a container must be reachable; the reference says how to restrict it
@@ -75,33 +69,18 @@ class Settings(BaseSettings):
     api_replicas: int = Field(1, ge=1, description="Number of processes that handle requests and decode audio.")
     gpus_per_replica: float = Field(0, ge=0, description="GPUs that Ray reserves for each engine replica.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the models.")
-    compute_type: str = Field(
-        "auto",
-        description="Number format of the decoder: `int8`, `float16`, `float32` (with an exact encoder) or `auto`.",
-    )
-    threads: int = Field(
-        0,
-        ge=0,
-        description="Threads of each engine, and cores that Ray reserves for it. 0: the cores divided by the engines.",
-    )
+    compute_type: str = Field("auto", description="Number format: `int8`, `float16`, `float32` (exact) or `auto`.")
+    threads: int = Field(0, ge=0, description="Threads, and cores on Ray, of each engine. 0: cores divided by engines.")
     batch: int = Field(0, ge=0, description="Maximum number of windows in a batch. 0: four per thread, from 4 to 16.")
-    engine: str = Field(
-        "", description="Factory of another engine, `module:factory`. It gets a checkpoint's path and the settings."
-    )
-    engine_timeout: float = Field(
-        600, gt=0, description="Seconds after which an engine call counts as hung; its process is then replaced."
-    )
+    engine: str = Field("", description="Factory of another engine, `module:factory`; gets a path and the settings.")
+    engine_timeout: float = Field(600, gt=0, description="Seconds after which a hung engine is replaced.")
     base: str = Field("", description="Base of LoRA adapters among the models. Empty: the base that each one names.")
     offline: bool = Field(False, description="Do not contact the hub.")
     beam_size: int = Field(1, ge=1, le=10, description="Default number of beams of a request; 1 is greedy.")
 
     # limits of one request
-    body_limit: int = Field(
-        0, ge=0, description="Maximum size of an upload in bytes. 0: 1/32 of the memory, from 25 to 200 MiB."
-    )
-    object_hosts: Words = Field(
-        (), description="Hosts, and buckets as `gs://name`, from which `file_url` may fetch. Empty: none."
-    )
+    body_limit: int = Field(0, ge=0, description="Maximum bytes of an upload. 0: 1/32 of the memory, 25 to 200 MiB.")
+    object_hosts: Words = Field((), description="Hosts and `gs://` buckets that `file_url` may name. Empty: none.")
     max_audio_seconds: float = Field(
         0,
         ge=0,
@@ -119,9 +98,7 @@ class Settings(BaseSettings):
     )
 
     # access
-    keys_file: Path | None = Field(
-        None, description="File of hashed API keys, reloaded when it changes. Default: no key is required."
-    )
+    keys_file: Path | None = Field(None, description="File of hashed API keys, reloaded on change. Empty: none needed.")
 
     # operation
     grace_seconds: float = Field(
@@ -145,18 +122,6 @@ class Settings(BaseSettings):
         if not all(OBJECT_HOST.fullmatch(entry) for entry in value):
             raise ValueError("takes host names and gs://buckets in lower case, without path or port")
         return value
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic passes it
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only arguments; `load` combines the other sources, so `Settings()` never depends on the environment."""
-        return (init_settings,)
 
     @classmethod
     def load(cls, file: Path | None = None, **flags: Any) -> Settings:
@@ -220,22 +185,22 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         raise OptionError("the settings file does not exist", "config", "invalid_settings")
     source = TomlConfigSettingsSource if file.suffix == ".toml" else YamlConfigSettingsSource
     try:
-        return dict(source(Settings, file)())
+        return dict(source(BaseSettings, file)())
     except ValueError as error:
         raise OptionError("the settings file is neither TOML nor YAML", "config", "invalid_settings") from error
 
 
 def _from_environment() -> dict[str, Any]:
     links = {variable for variable, value in os.environ.items() if _is_service_link(variable, value)}
-    known = links | OTHER_VARIABLES | {PREFIX + name.upper() for name in Settings.model_fields}
+    variables = {PREFIX + name.upper(): name for name in Settings.model_fields}
     for variable in os.environ:
-        if variable.startswith(PREFIX) and variable not in known:
+        if variable.startswith(PREFIX) and variable not in links | OTHER_VARIABLES | set(variables):
             raise OptionError(f"{variable} is not a setting", variable, "invalid_settings")
-    found = EnvSettingsSource(Settings)().items()
-    values = {name: value for name, value in found if PREFIX + name.upper() not in links}
-    for name, variable in FOREIGN.items():
-        if os.environ.get(variable):
-            values.setdefault(name, os.environ[variable])
+    foreign = {variable: name for name, variable in FOREIGN.items()}  # ours override them
+    sources = {**foreign, **variables}.items()
+    values: dict[str, Any] = {
+        name: os.environ[each] for each, name in sources if os.environ.get(each) and each not in links
+    }
     if os.environ.get(CLOUD_RUN):
         values.setdefault("grace_seconds", CLOUD_RUN_GRACE)
     return values
@@ -243,8 +208,6 @@ def _from_environment() -> dict[str, Any]:
 
 def _is_service_link(variable: str, value: str) -> bool:
     """Whether Kubernetes set a variable for a Service; `TICKERTAPE_PORT` is one if it holds a URL."""
-    if not variable.startswith(PREFIX):
-        return False
     return bool(SERVICE_LINK.fullmatch(variable) or (variable.endswith("_PORT") and SERVICE_URL.fullmatch(value)))
 
 
