@@ -37,7 +37,7 @@ OWNERS = {
 }  # fmt: skip
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
-    "transcripts": 697,
+    "transcripts": 677,
     "audio": 2101,
     "checkpoints": 1129,
     "engine": 1162,

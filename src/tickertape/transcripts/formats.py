@@ -39,13 +39,9 @@ def json_object(transcript: Transcript) -> Json:
 def verbose_object(transcript: Transcript, *, segments: bool = True, words: bool = True) -> Json:
     """OpenAI's `verbose_json` body, times in seconds. `words` appear only if the transcript has word times."""
     split = transcript.channels > 1
-    language = "en" if transcript.task == "translate" else transcript.language  # of the text
-    body: Json = {
-        "task": transcript.task,
-        "language": LANGUAGES.get(language, language),
-        "duration": milliseconds(transcript.samples) / 1000,
-        "text": transcript.text,
-    }
+    code = "en" if transcript.task == "translate" else transcript.language  # of the text
+    language, duration = LANGUAGES.get(code, code), milliseconds(transcript.samples) / 1000
+    body: Json = {"task": transcript.task, "language": language, "duration": duration, "text": transcript.text}
     if segments:
         body["segments"] = [_segment(i, segment, split=split) for i, segment in enumerate(transcript.segments)]
     if words and transcript.words:
@@ -77,12 +73,12 @@ def vtt(transcript: Transcript) -> str:
 
 def tsv(transcript: Transcript) -> str:
     """Tab-separated values: start and end in milliseconds, text, and the channel of a split recording."""
-    split = transcript.channels > 1
-    rows = ["start\tend\ttext" + ("\tchannel" if split else "")]
+    rows: list[tuple[object, ...]] = [("start", "end", "text", "channel")]
     for segment in transcript.segments:
-        row = f"{milliseconds(segment.start_sample)}\t{milliseconds(segment.end_sample)}\t{_one_line(segment.text)}"
-        rows.append(row + (f"\t{segment.channel}" if split else ""))
-    return "".join(f"{row}\n" for row in rows)
+        times = milliseconds(segment.start_sample), milliseconds(segment.end_sample)
+        rows.append((*times, _one_line(segment.text), segment.channel))
+    columns = 4 if transcript.channels > 1 else 3
+    return "".join("\t".join(map(str, row[:columns])) + "\n" for row in rows)
 
 
 RENDERERS: dict[str, Callable[[Transcript], str]] = {

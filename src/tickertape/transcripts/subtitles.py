@@ -1,8 +1,8 @@
 """Segments to subtitle cues of at most two short lines, broken where a reader would pause.
 
 Each segment is divided by itself, at the lowest total cost. Each cue has a cost; breaks inside a clause or behind a
-function word such as "the", empty space, and silences inside a cue add to it. With word times a cue lasts at most 7 s.
-Without, times inside a segment are estimated from the length of the text.
+function word such as "the", empty space, and silences inside a cue add to it. With word times a cue lasts at most 7 s;
+otherwise times inside a segment are estimated from the length of the text.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from tickertape.transcripts.languages import SPACELESS
 from tickertape.types import Segment, Transcript
@@ -125,30 +126,20 @@ class _Layout:
 
     def __init__(self, atoms: Sequence[_Atom], first_width: int, *, timed: bool) -> None:
         self._atoms, self._first_width, self._timed = atoms, first_width, timed
-        self._text = ""
-        self._begin: list[int] = []  # of each atom in the text
-        self._end: list[int] = []
-        self._silences = [0]  # the number of long silences before each atom
-        for i, atom in enumerate(atoms):
-            self._text += " " * atom.spaced
-            self._begin.append(len(self._text))
-            self._text += atom.text
-            self._end.append(len(self._text))
-            self._silences.append(self._silences[-1] + (i > 0 and atom.start - atoms[i - 1].end >= LONG_SILENCE_MS))
+        texts = [" " * atom.spaced + atom.text for atom in atoms]
+        self._text = "".join(texts)
+        self._end = list(accumulate(map(len, texts)))  # of each atom in the text
+        self._begin = [end - len(atom.text) for end, atom in zip(self._end, atoms, strict=True)]
+        silences = (after.start - before.end >= LONG_SILENCE_MS for before, after in pairwise(atoms))
+        self._silences = [0, *accumulate(silences, initial=0)]  # the number of long silences before each atom
 
     def cheapest_division(self) -> list[tuple[int, int]]:
         """The cues of the cheapest division, as (first, after last) atom."""
-        costs, firsts = [0.0], [0]  # of the cheapest division of the atoms before each; where its last cue begins
+        best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]  # cost and cues of the atoms before each
         for last in range(1, len(self._atoms) + 1):
-            cost, first = min((costs[first] + self._cost(first, last), -first) for first in self._firsts(last))
-            costs.append(cost)
-            firsts.append(-first)
-        division: list[tuple[int, int]] = []
-        last = len(self._atoms)
-        while last > 0:
-            division.append((firsts[last], last))
-            last = firsts[last]
-        return division[::-1]
+            cost, first = min((best[first][0] + self._cost(first, last), -first) for first in self._firsts(last))
+            best.append((cost, [*best[-first][1], (-first, last)]))
+        return best[-1][1]
 
     def lines(self, first: int, last: int) -> str:
         """The text of a cue, on two lines of similar length if one is too short."""
@@ -164,18 +155,14 @@ class _Layout:
         return f"{self._slice(first, at)}\n{self._slice(at, last)}"
 
     def _firsts(self, last: int) -> Iterator[int]:
-        """The possible first atoms of a cue that ends before `last`."""
+        """The possible first atoms of a cue that ends before `last` and fits on two lines."""
         yield last - 1
         for first in range(last - 2, -1, -1):
             long = self._timed and self._atoms[last - 1].end - self._atoms[first].start > MAX_CUE_MS
-            if long or not self._fits(first, last):
+            filled = bisect_right(self._end, self._begin[first] + self._first_width)  # the atom after a full first line
+            if long or (filled < last and self._length(filled, last) > MAX_LINE_CHARACTERS):
                 return
             yield first
-
-    def _fits(self, first: int, last: int) -> bool:
-        """Whether these atoms fit on two lines."""
-        filled = bisect_right(self._end, self._begin[first] + self._first_width)  # the first atom beyond a full line
-        return filled >= last or self._length(filled, last) <= MAX_LINE_CHARACTERS
 
     def _cost(self, first: int, last: int) -> float:
         """The cost of a cue: a constant, its end, its empty space, and the silences inside it."""
@@ -210,12 +197,9 @@ def _without_overlaps(own: list[Cue], duration: int) -> list[Cue]:
         reached = max(cue.end, start + 1)
         own[i] = replace(cue, start=start, end=reached)
     limit = duration
-    for i in range(len(own) - 1, -1, -1):
-        end = min(own[i].end, limit)
-        limit = max(min(own[i].start, end - 1), 0)
-        own[i] = replace(own[i], start=limit, end=end)
-    following = [cue.start for cue in own[1:]] + [duration]
-    return [
-        replace(cue, end=max(cue.end, min(cue.start + MIN_CUE_MS, after)))
-        for cue, after in zip(own, following, strict=True)
-    ]
+    for i, cue in reversed(list(enumerate(own))):
+        end = min(cue.end, limit)
+        start = max(min(cue.start, end - 1), 0)
+        own[i] = replace(cue, start=start, end=max(end, min(start + MIN_CUE_MS, limit)))
+        limit = start
+    return own
