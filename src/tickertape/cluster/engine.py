@@ -66,11 +66,9 @@ class EngineReplica:
     def __init__(self, name: str, source: str, settings: Settings) -> None:
         configure_logging()
         bind_grpc_to_node()
-        opened = open_engine(name, source, settings)
-        self._info = opened.info
+        engine, self._info = open_engine(name, source, settings)
         watch = partial(exit_after, settings.engine_timeout)
-        self._backend = LocalBackend(opened.engine, batch=settings.batch, watch=watch)
-        logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": opened.reasons}})
+        self._backend = LocalBackend(engine, batch=settings.batch, watch=watch)
 
     async def describe(self) -> ModelInfo:
         """The facts about the checkpoint."""

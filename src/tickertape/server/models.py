@@ -7,10 +7,11 @@ A model without a name is named after its folder. By default, the demo checkpoin
 
 from __future__ import annotations
 
+import logging
 import os
 import pkgutil
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,10 @@ from tickertape.types import Detect, Engine, ModelInfo
 if TYPE_CHECKING:
     from tickertape.server.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 DEMO = "demo"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # used in URLs, metric labels and log lines
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedEngine:
-    """An engine, information on its checkpoint, and the reason for each choice made on this machine."""
-
-    engine: Engine
-    info: ModelInfo
-    reasons: tuple[str, ...] = ()
 
 
 def model_sources(settings: Settings) -> dict[str, str]:
@@ -68,14 +62,21 @@ def prepare_models(settings: Settings) -> dict[str, str]:
     return found
 
 
-def open_engine(name: str, source: str, settings: Settings) -> OpenedEngine:
-    """Open a model in this process. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
+def open_engine(name: str, source: str, settings: Settings) -> tuple[Engine, ModelInfo]:
+    """Open a model in this process; log each choice with its reason.
+
+    Raises `CheckpointError`s, `OptionError` and `EngineError`.
+    """
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # Ray sets 1 for replicas with less than two cores
     if settings.engine:
         engine: Engine = _import_factory(settings.engine)(source, settings)
-        return OpenedEngine(engine, ModelInfo(name), (f"engine: {settings.engine} (as configured)",))
-    whisper = load_engine(source, _load_options(settings))
-    return OpenedEngine(whisper, replace(whisper.info, name=name), whisper.reasons)
+        info = ModelInfo(name)
+        reasons: tuple[str, ...] = (f"engine: {settings.engine} (as configured)",)
+    else:
+        engine = whisper = load_engine(source, _load_options(settings))
+        info, reasons = replace(whisper.info, name=name), whisper.reasons
+    logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": reasons}})
+    return engine, info
 
 
 def _load_options(settings: Settings) -> LoadOptions:

@@ -105,10 +105,8 @@ def open_models(settings: Settings) -> dict[str, Model]:
     with ThreadPoolExecutor(1, thread_name_prefix="detector") as aside:
         detector = aside.submit(open_detector, settings)
         for name, source in model_sources(settings).items():
-            opened = open_engine(name, source, settings)
-            logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": opened.reasons}})
-            backend = LocalBackend(opened.engine, batch=settings.batch)
-            models[name] = Model(opened.info, backend, detector.result())
+            engine, info = open_engine(name, source, settings)
+            models[name] = Model(info, LocalBackend(engine, batch=settings.batch), detector.result())
     return models
 
 
