@@ -39,13 +39,13 @@ OWNERS = {
 BUDGET = {
     "transcripts": 677,
     "audio": 2101,
-    "checkpoints": 1129,
-    "engine": 1162,
+    "checkpoints": 1117,
+    "engine": 1164,
     "server": 4180,
     "cluster": 873,
     "deploy": 500,
     "cli": 1240,
-    "": 1020,
+    "": 1012,
 }
 
 

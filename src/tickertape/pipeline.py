@@ -113,19 +113,16 @@ async def _decode_in_order(
             options = replace(options, language=decoded.language)
         yield first, decoded
     running: deque[tuple[Window, asyncio.Future[Decoded]]] = deque()
-    more = True
     try:
-        while more or running:
-            while more and len(running) < IN_FLIGHT and not (running and running[0][1].done()):
-                window = await _next(windows)
-                more = window is not None
-                if window is not None:
-                    running.append((window, asyncio.ensure_future(backend.decode(window, options))))
-            if running:
-                window, task = running[0]
-                decoded = await task
-                running.popleft()
-                yield window, decoded
+        while True:
+            while len(running) < IN_FLIGHT and not (running and running[0][1].done()):
+                if (window := await _next(windows)) is None:
+                    break
+                running.append((window, asyncio.ensure_future(backend.decode(window, options))))
+            if not running:
+                return
+            decoded = await running[0][1]
+            yield running.popleft()[0], decoded
     finally:
         for _, task in running:
             task.cancel()

@@ -71,6 +71,7 @@ class Started:
     channels: int
 
 
+Close: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 Event: TypeAlias = "Started | Update | TickertapeError"
 
 
@@ -126,13 +127,7 @@ class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
     Recordings are given as a path, as bytes or as a binary file object.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        reasons: tuple[str, ...] = (),
-        close: Callable[[], Coroutine[Any, Any, None]] | None = None,
-    ) -> None:
+    def __init__(self, model: Model, *, reasons: tuple[str, ...] = (), close: Close | None = None) -> None:
         """Start the thread. `close` is awaited by `close()`: it ends the model's backend."""
         self.model = model
         self.reasons = reasons  # device, threads and number formats, each with why it was chosen

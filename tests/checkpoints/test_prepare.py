@@ -138,7 +138,7 @@ def test_other_layouts_are_described(shape: str, languages: int, mels: int, last
     assert languages == len(prepared.languages)
     assert (mels, last) == (prepared.dimensions.n_mels, prepared.special_tokens["<|notimestamps|>"])
     assert (
-        (languages > 0) == prepared.is_multilingual == ctranslate2.models.Whisper(str(prepared.folder)).is_multilingual
+        (languages > 0) == bool(prepared.languages) == ctranslate2.models.Whisper(str(prepared.folder)).is_multilingual
     )
 
 

@@ -12,6 +12,10 @@ from tickertape.checkpoints.safetensors import Weights
 from tickertape.errors import CorruptCheckpointError, IncompleteCheckpointError, NotWhisperError
 
 COPY = "copy the config.json of the model that was tuned"
+SIZES = ("d_model", "num_mel_bins", "vocab_size",
+         "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim",
+         "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim",
+         "max_source_positions", "max_target_positions")  # in the order of `Dimensions`' fields  # fmt: skip
 MAX_LAYERS = 256  # eight times large-v3's
 
 
@@ -28,8 +32,8 @@ class Dimensions:
     decoder_layers: int
     decoder_heads: int
     decoder_ffn: int
-    max_source_positions: int = 1500  # encoder positions, two frames each
-    max_target_positions: int = 448  # tokens, prompt included
+    max_source_positions: int  # encoder positions, two frames each
+    max_target_positions: int  # tokens, prompt included
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Dimensions:
@@ -39,19 +43,14 @@ class Dimensions:
             raise NotWhisperError(f"config.json describes a {str(kind)[:40]!r} model; use a 'whisper' model")
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
             raise NotWhisperError("config.json declares an activation or scaled embeddings that Whisper does not have")
-        names = {"d_model": "d_model", "n_mels": "num_mel_bins", "n_vocab": "vocab_size",
-                 "encoder_layers": "encoder_layers", "encoder_heads": "encoder_attention_heads",
-                 "encoder_ffn": "encoder_ffn_dim", "decoder_layers": "decoder_layers",
-                 "decoder_heads": "decoder_attention_heads", "decoder_ffn": "decoder_ffn_dim",
-                 "max_source_positions": "max_source_positions",
-                 "max_target_positions": "max_target_positions"}  # fmt: skip
-        missing = [key for key in names.values() if not isinstance(config.get(key), int)]
+        missing = [key for key in SIZES if not isinstance(config.get(key), int)]
         if missing:
             raise IncompleteCheckpointError(f"config.json lacks {', '.join(missing)}; {COPY}")
-        found = cls(**{name: config[key] for name, key in names.items()})
+        sizes = [config[key] for key in SIZES]
+        found = cls(*sizes)
         if (
             max(found.encoder_layers, found.decoder_layers) > MAX_LAYERS
-            or min(config[key] for key in names.values()) < 1
+            or min(sizes) < 1
             or found.d_model % found.encoder_heads
             or found.d_model % found.decoder_heads
         ):
@@ -61,9 +60,10 @@ class Dimensions:
 
 def expected_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a Whisper model of these sizes has."""
+    square = (d.d_model, d.d_model)
     shapes: dict[str, tuple[int, ...]] = {
         "model.encoder.conv1.weight": (d.d_model, d.n_mels, 3), "model.encoder.conv1.bias": (d.d_model,),
-        "model.encoder.conv2.weight": (d.d_model, d.d_model, 3), "model.encoder.conv2.bias": (d.d_model,),
+        "model.encoder.conv2.weight": (*square, 3), "model.encoder.conv2.bias": (d.d_model,),
         "model.encoder.embed_positions.weight": (d.max_source_positions, d.d_model),
         "model.decoder.embed_positions.weight": (d.max_target_positions, d.d_model),
         "model.decoder.embed_tokens.weight": (d.n_vocab, d.d_model),
@@ -79,9 +79,7 @@ def expected_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
                        f"{layer}.fc2.weight": (d.d_model, ffn), f"{layer}.fc2.bias": (d.d_model,)}  # fmt: skip
             for attention in ["self_attn"] + ["encoder_attn"] * (side == "decoder"):
                 norms.append(f"{layer}.{attention}_layer_norm")
-                shapes |= {
-                    f"{layer}.{attention}.{p}_proj.weight": (d.d_model, d.d_model) for p in ("q", "k", "v", "out")
-                }
+                shapes |= {f"{layer}.{attention}.{p}_proj.weight": square for p in ("q", "k", "v", "out")}
                 shapes |= {f"{layer}.{attention}.{p}_proj.bias": (d.d_model,) for p in ("q", "v", "out")}
         shapes |= {f"{norm}.{part}": (d.d_model,) for norm in norms for part in ("weight", "bias")}
     return shapes

@@ -50,16 +50,6 @@ class Prepared:
         path = self.folder / ENCODER
         return path if path.is_file() else None
 
-    @property
-    def tokenizer(self) -> Path:
-        """tokenizer.json."""
-        return self.folder / "tokenizer.json"
-
-    @property
-    def is_multilingual(self) -> bool:
-        """Whether a language can be chosen."""
-        return len(self.languages) > 1
-
 
 def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | None = None, compute_type: str = "int8",
             offline: bool = False, token: str | None = None, progress: Progress | None = None) -> Prepared:  # fmt: skip

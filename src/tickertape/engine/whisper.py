@@ -91,7 +91,9 @@ class WhisperEngine:
 
     def __init__(self, decoder: Any, encoder: Encoder | None, prepared: Prepared, reasons: tuple[str, ...]) -> None:
         self._decoder, self._encoder, self.prepared = decoder, encoder, prepared
-        self._tokenizer = WhisperTokenizer(prepared.tokenizer, prepared.special_tokens, prepared.languages)
+        self._tokenizer = WhisperTokenizer(
+            prepared.folder / "tokenizer.json", prepared.special_tokens, prepared.languages
+        )
         self.reasons = reasons  # device, threads and number formats, each with why it was chosen
 
     @property
@@ -101,7 +103,7 @@ class WhisperEngine:
             self.prepared.name,
             trimmed=self.prepared.audio_context == "trimmed",
             languages=self._tokenizer.languages,
-            translates=self.prepared.is_multilingual,
+            translates=len(self.prepared.languages) > 1,
             created=int((self.prepared.folder / "model.bin").stat().st_mtime),
         )
 
