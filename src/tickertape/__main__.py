@@ -8,8 +8,8 @@ import sys
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    from tickertape.cli.main import EXIT_INTERRUPTED
     from tickertape.cli.main import main as run
+    from tickertape.cli.messages import EXIT_INTERRUPTED
 
     # OpenVINO then skips its converter, which costs a third of a second and sends telemetry.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]

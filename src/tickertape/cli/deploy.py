@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tickertape.cli.generated import DataclassCommand
+from tickertape.cli.messages import say
 
 if TYPE_CHECKING:
     from tickertape.deploy.cloud_run import CloudRun
@@ -26,29 +27,11 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def added_to(parent: typer.Typer) -> typer.Typer:
-    """Add these commands to the command line."""
-    parent.add_typer(app)
-    return parent
-
-
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder for the generated files.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write the files and print the commands without running them.")]
 
 
-class CloudRunCommand(DataclassCommand):
-    """`cloud-run`, with the options of `CloudRun`."""
-
-    target = "tickertape.deploy.cloud_run:CloudRun"
-
-
-class KubeRayCommand(DataclassCommand):
-    """`kuberay`, with the options of `KubeRay`."""
-
-    target = "tickertape.deploy.kuberay:KubeRay"
-
-
-@app.command("cloud-run", cls=CloudRunCommand)
+@app.command("cloud-run", cls=DataclassCommand, context_settings={"obj": "tickertape.deploy.cloud_run:CloudRun"})
 def cloud_run(context: typer.Context, output: Output = Path("deploy"), dry_run: DryRun = False) -> None:
     """Build the image with Cloud Build, deploy it to Cloud Run, and test it. Run this in the checkout.
 
@@ -66,14 +49,14 @@ def cloud_run(context: typer.Context, output: Output = Path("deploy"), dry_run: 
     _write(output, wanted.files())
     commands = wanted.commands(output.as_posix())
     if wanted.allow_unauthenticated:
-        _say("everybody on the internet will be able to call the service, and you pay for it")
+        say("everybody on the internet will be able to call the service, and you pay for it")
     if dry_run:
         _show(commands)
         return
     _to_cloud_run(wanted, commands)
 
 
-@app.command("kuberay", cls=KubeRayCommand)
+@app.command("kuberay", cls=DataclassCommand, context_settings={"obj": "tickertape.deploy.kuberay:KubeRay"})
 def kuberay(context: typer.Context, output: Output = Path("deploy"), dry_run: DryRun = False) -> None:
     """Run the service on a Kubernetes cluster that has KubeRay.
 
@@ -128,14 +111,10 @@ def _write(output: Path, files: Mapping[str, str]) -> None:
     from tickertape.deploy.manifests import write_files
 
     for path in write_files(output, files):
-        _say(f"wrote {path.as_posix()}")
+        say(f"wrote {path.as_posix()}")
 
 
 def _show(commands: Mapping[str, Sequence[str]]) -> None:
     """A shell script with a comment for each command."""
     for purpose, command in commands.items():
         typer.echo(f"# {purpose}\n{shlex.join(command)}")
-
-
-def _say(text: str) -> None:
-    typer.echo(f"tickertape: {text}", err=True)

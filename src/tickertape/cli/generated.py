@@ -13,13 +13,14 @@ from typer.core import TyperCommand
 
 
 class DataclassCommand(TyperCommand):
-    """A command with an option for each field of a dataclass; `context.obj` becomes an instance of it."""
+    """A command with an option for each field of a dataclass, which are annotated with their help.
 
-    target: str  # module:class; the fields are annotated with their help
+    `context.obj` names the dataclass, `module:class`, and is then an instance of it.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments with the options of the fields. Raises what the dataclass raises."""
-        cls = pkgutil.resolve_name(self.target)
+        cls = pkgutil.resolve_name(ctx.obj)
         self.params[:0] = make_options(parameters(cls))
         rest = super().parse_args(ctx, args)
         ctx.obj = cls(**{each.name: ctx.params.pop(each.name) for each in fields(cls)})

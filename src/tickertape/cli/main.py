@@ -5,7 +5,7 @@ Commands import what they need when they run, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import math
+import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -13,19 +13,19 @@ from functools import partial
 import typer
 
 from tickertape.cli import deploy, options
+from tickertape.cli.messages import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, describe, emit, say
 from tickertape.cli.serve import ServeCommand, launch
 from tickertape.errors import CallerError, OptionError, TickertapeError
 
-EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as in shells
-
-app = deploy.added_to(typer.Typer(
+app = typer.Typer(
     name="tickertape",
     epilog="Begin with: tickertape transcribe call.wav",
     add_completion=False,
     rich_markup_mode=None,  # plain help starts in half the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-))  # fmt: skip
+)
+app.add_typer(deploy.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = int(app(args=arguments, standalone_mode=False) or EXIT_OK)
     except TickertapeError as error:
-        from tickertape.cli.transcribe import describe, say
-
         say(describe(error))
         return EXIT_USAGE if isinstance(error, CallerError) else EXIT_ERROR
     except (KeyboardInterrupt, typer.Abort):
@@ -45,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "tickertape"
-        sys.stderr.write(f"tickertape: {' '.join(error.format_message().split())} Try: {command} --help\n")
+        say(f"{' '.join(error.format_message().split())} Try: {command} --help")
         return EXIT_USAGE
     if code == EXIT_INTERRUPTED:  # newer versions of typer turn an interrupt into this code
-        sys.stderr.write("tickertape: interrupted; result files are complete or absent\n")
+        say("interrupted; result files are complete or absent")
     return code
 
 
@@ -144,7 +142,6 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
     """  # noqa: D301 - typer's mark for unwrapped text
     from tickertape.checkpoints import prepare as checkpoints
     from tickertape.cli.progress import Bar
-    from tickertape.cli.transcribe import emit, say
 
     with Bar(shown=not quiet and sys.stderr.isatty()) as bar:
         prepared = checkpoints.prepare(
@@ -178,7 +175,6 @@ def info(  # noqa: PLR0917 - typer passes them all by name
       tickertape info ./my-checkpoint --json
     """  # noqa: D301 - typer's mark for unwrapped text
     from tickertape.cli.info import default_model, machine_facts, model_facts
-    from tickertape.cli.transcribe import emit
     from tickertape.engine.loading import LoadOptions
 
     facts = machine_facts(device)
@@ -253,12 +249,9 @@ def _formats(given: Sequence[str] | None) -> tuple[str, ...]:
 
 def _temperatures(given: str) -> tuple[float, ...]:
     """Parse numbers from 0 to 1, separated by commas. Raises `OptionError`."""
-    try:
-        values = tuple(float(each) for each in given.split(","))
-    except ValueError:
-        values = (math.nan,)
-    if not all(0.0 <= value <= 1.0 for value in values):
-        raise OptionError(
-            "--temperature takes numbers from 0 to 1, separated by commas.", "temperature", "invalid_temperature"
-        )
-    return values
+    with contextlib.suppress(ValueError):
+        values = tuple(map(float, given.split(",")))
+        if all(0.0 <= value <= 1.0 for value in values):
+            return values
+    message = "--temperature takes numbers from 0 to 1, separated by commas."
+    raise OptionError(message, "temperature", "invalid_temperature")

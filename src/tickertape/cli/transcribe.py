@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from tickertape.cli.inputs import InvalidInput, Recording, find_recordings
+from tickertape.cli.messages import EXIT_ERROR, EXIT_OK, EXIT_USAGE, describe, emit, say
 from tickertape.cli.outputs import plan_files, render, write_files
 from tickertape.cli.progress import Bar, figures
 from tickertape.errors import CallerError, OptionError, TickertapeError
@@ -19,10 +19,6 @@ from tickertape.transcriber import Event, Started, Transcriber
 from tickertape.transcripts.formats import speaker, verbose_object
 from tickertape.transcripts.languages import language_code, separator
 from tickertape.types import SAMPLE_RATE, Options, Reading, Segment, Transcript
-
-EXIT_OK, EXIT_ERROR, EXIT_USAGE = 0, 1, 2  # exit codes; an internal error overrides an invalid input
-
-Reporter: TypeAlias = "TextReporter | JsonReporter"  # reports events of recordings, which are numbered in a run
 
 
 def transcribe_files(  # noqa: PLR0917 - as the command line names them
@@ -38,54 +34,57 @@ def transcribe_files(  # noqa: PLR0917 - as the command line names them
         message = "Several formats, or several files in a format other than txt, need --output-dir."
         raise OptionError(message, "output_dir", "invalid_output_dir")
     files = plan_files(folder, formats, recordings) if folder else [{} for _ in recordings]
-    left = [
-        number
-        for number, paths in enumerate(files)
-        if not (skip_existing and paths and all(path.is_file() for path in paths.values()))
-    ]
-    skipped = len(recordings) - len(left)
-    recordings, files = [recordings[number] for number in left], [files[number] for number in left]
-    shown = [recording.shown for recording in recordings]
+    pairs = list(zip(recordings, files, strict=True))
+    if folder and skip_existing:
+        pairs = [pair for pair in pairs if not all(path.is_file() for path in pair[1].values())]
     with Bar(shown=not quiet and not as_json and sys.stderr.isatty()) as bar:
-        reporter = JsonReporter(shown) if as_json else TextReporter(shown, None if folder else formats[0], bar, quiet)
-        run = Run(recordings, files, reporter, bar, skipped)
+        run = (JsonRun if as_json else Run)(pairs, bar, quiet, None if folder else formats[0])
+        run.skipped = len(recordings) - len(pairs)
         for item in found:
             if isinstance(item, InvalidInput):
                 run.fail(item.shown, OptionError(item.reason, "file", "invalid_file"))
-        if recordings:
+        if pairs:
             with load(progress=bar.loading) as model:
                 run.transcribe(model, options, reading)
-    reporter.finished(run)
+    run.report_end()
     return run.code
 
 
-@dataclass(slots=True)
+@dataclass
 class Run:
-    """A run over recordings, with its counts and totals."""
+    """A run over recordings and their files. It counts the outcomes and reports them as text.
 
-    recordings: Sequence[Recording]
-    files: Sequence[Mapping[str, Path]]
-    reporter: Reporter
+    Results go to standard output, text as it is decoded, everything else to standard error. Recordings are transcribed
+    in parallel; their results are printed in order, with headings if there are several.
+    """
+
+    recordings: Sequence[tuple[Recording, Mapping[str, Path]]]
     bar: Bar
-    skipped: int = 0
+    quiet: bool
+    style: str | None  # format of the printed results; None: they go to files
     done: int = 0
+    skipped: int = 0
     failed: int = 0
     code: int = EXIT_OK
     seconds: float = 0.0  # of audio that were transcribed
     began: float = field(default_factory=time.perf_counter)
     _begun: dict[int, float] = field(default_factory=dict)
+    _streams: dict[int, TextStream] = field(default_factory=dict)
+    _held: dict[int, str] = field(default_factory=dict)  # results of recordings whose turn has not come
+    _over: set[int] = field(default_factory=set)
+    _turn: int = 0
 
     def transcribe(self, model: Transcriber, options: Options, reading: Reading) -> None:
         """Transcribe all recordings."""
-        self.reporter.opened(model)
+        self.report_model(model)
         self.began = time.perf_counter()
-        sources = (recording.source for recording in self.recordings)
+        sources = (recording.source for recording, _ in self.recordings)
         with contextlib.closing(model.transcribe_many(sources, options, reading)) as events:
             for number, event in events:
                 try:
                     self._handle(number, event)
                 except TickertapeError as error:  # noqa: PERF203 - a bad recording does not stop the others
-                    self.fail(self.recordings[number].shown, error, number)
+                    self.fail(self.name(number), error, number)
 
     def _handle(self, number: int, event: Event) -> None:
         """Report an event and write the files of a finished recording. Raises the error of a recording."""
@@ -94,99 +93,75 @@ class Run:
         if isinstance(event, Started):
             self._begun[number] = time.perf_counter()
             self.bar.move(number, 0, event.length * event.channels)
-            self.reporter.begun(number, event)
+            self.report_start(number, event)
             return
         self.bar.move(number, event.done, event.total)
         if event.segments:
-            self.reporter.segments(number, event.segments)
+            self.report_segments(number, event.segments)
         if event.transcript is not None:
-            paths = self.files[number]
-            write_files(paths, event.transcript)
-            work = time.perf_counter() - self._begun[number]
-            self.reporter.finish(number, event.transcript, [str(path) for path in paths.values()], work)
+            write_files(self.recordings[number][1], event.transcript)
+            self.report_result(number, event.transcript)
             self.done += 1
             self.seconds += event.transcript.samples / SAMPLE_RATE
 
     def fail(self, shown: str, error: TickertapeError, number: int | None = None) -> None:
-        """Count and report an error."""
+        """Count and report an error. An internal error overrides an invalid input in the exit code."""
         self.failed += 1
         self.code = EXIT_ERROR if self.code == EXIT_ERROR or not isinstance(error, CallerError) else EXIT_USAGE
-        self.reporter.failed(shown, error, number)
+        self.report_error(shown, error, number)
 
-    @property
-    def work(self) -> float:
-        """Seconds since the run began to transcribe."""
-        return time.perf_counter() - self.began
+    def name(self, number: int) -> str:
+        """The name of a recording for the user."""
+        return self.recordings[number][0].shown
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """The number of recordings by outcome."""
-        return {"transcribed": self.done, "skipped": self.skipped, "failed": self.failed}
-
-
-class TextReporter:
-    """Prints results to standard output, text as it is decoded, and everything else to standard error.
-
-    `style` is the format of the results, None if they go to files. Recordings are transcribed in parallel; their
-    results are printed in order, with headings if there are several.
-    """
-
-    def __init__(self, names: Sequence[str], style: str | None, bar: Bar, quiet: bool = False) -> None:
-        self._names = names
-        self._style, self._bar, self._quiet = style, bar, quiet
-        self._streams: dict[int, TextStream] = {}
-        self._held: dict[int, str] = {}  # results of recordings whose turn has not come
-        self._over: set[int] = set()
-        self._turn = 0
-
-    def opened(self, model: Transcriber) -> None:
+    def report_model(self, model: Transcriber) -> None:
         """Print the choices made for this machine on a terminal."""
-        if sys.stderr.isatty() and not self._quiet:
+        if sys.stderr.isatty() and not self.quiet:
             self._say(f"{model.model.info.name}; {'; '.join(model.reasons)}")
 
-    def begun(self, number: int, begun: Started) -> None:
+    def report_start(self, number: int, started: Started) -> None:
         """Begin a recording."""
-        self._streams[number] = TextStream(split=begun.channels > 1)
+        self._streams[number] = TextStream(split=started.channels > 1)
 
-    def segments(self, number: int, segments: Sequence[Segment]) -> None:
+    def report_segments(self, number: int, segments: Sequence[Segment]) -> None:
         """Print text, or hold it back until earlier recordings are finished."""
-        if self._style == "txt":
+        if self.style == "txt":
             self._print(number, self._streams[number].continued(segments))
 
-    def finish(self, number: int, transcript: Transcript, files: Sequence[str], work: float) -> None:  # noqa: ARG002 - for JSON
+    def report_result(self, number: int, transcript: Transcript) -> None:
         """Print the rest of the result, then the notices."""
         self._over.add(number)
-        if self._style == "txt":
+        if self.style == "txt":
             self._print(number, self._streams[number].ended())
         else:
-            self._print(number, render(transcript, self._style) if self._style else "")
-        if not self._quiet:
-            for notice in transcript.notices:
-                self._say(f"{self._names[number]}: {notice.message} ({notice.code})")
+            self._print(number, render(transcript, self.style) if self.style else "")
+        for notice in () if self.quiet else transcript.notices:
+            self._say(f"{self.name(number)}: {notice.message} ({notice.code})")
 
-    def failed(self, shown: str, error: TickertapeError, number: int | None = None) -> None:
+    def report_error(self, shown: str, error: TickertapeError, number: int | None) -> None:
         """Print one line with the error and its remedy."""
         if number is not None:
             self._over.add(number)
-            begun = self._style == "txt" and number in self._streams and self._streams[number].last is not None
+            begun = self.style == "txt" and number in self._streams and self._streams[number].last is not None
             self._print(number, "\n" if begun else "")
         self._say(f"{shown}: {describe(error)}")
 
-    def finished(self, run: Run) -> None:
+    def report_end(self) -> None:
         """Print a summary of several recordings."""
-        if not self._quiet and sum(run.counts.values()) > 1:
-            text = ", ".join(f"{count} {what}" for what, count in run.counts.items() if count or what == "transcribed")
-            self._say(f"{text}; {figures(run.seconds, run.seconds, run.work)}")
+        counts = {"transcribed": self.done, "skipped": self.skipped, "failed": self.failed}
+        if not self.quiet and sum(counts.values()) > 1:
+            text = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "transcribed")
+            self._say(f"{text}; {figures(self.seconds, self.seconds, time.perf_counter() - self.began)}")
 
     def _print(self, number: int, text: str) -> None:
         """Print the held text of the current recording and of finished ones after it."""
-        if text and number not in self._held and len(self._names) > 1:
-            text = f"==> {self._names[number]} <==\n{text}"
+        if text and number not in self._held and len(self.recordings) > 1:
+            text = f"==> {self.name(number)} <==\n{text}"
         self._held[number] = self._held.get(number, "") + text
-        while self._turn < len(self._names):
+        while self._turn < len(self.recordings):
             if due := self._held.get(self._turn):
                 self._held[self._turn] = ""
-                with self._bar.aside(sys.stdout.isatty()):
+                with self.bar.aside(sys.stdout.isatty()):
                     sys.stdout.write(due)
                     sys.stdout.flush()
             if self._turn not in self._over:
@@ -194,8 +169,45 @@ class TextReporter:
             self._turn += 1
 
     def _say(self, text: str) -> None:
-        with self._bar.aside():
+        with self.bar.aside():
             say(text)
+
+
+class JsonRun(Run):
+    """A run that reports one JSON object per line: segments as they are decoded, results, errors and the summary."""
+
+    def report_model(self, model: Transcriber) -> None:
+        """Print the choices made for this machine."""
+        emit({"event": "model", "name": model.model.info.name, "reasons": model.reasons})
+
+    def report_start(self, number: int, started: Started) -> None:
+        """Print the duration of a recording."""
+        self._put("begun", number, duration=round(started.length / SAMPLE_RATE, 3), channels=started.channels)
+
+    def report_segments(self, number: int, segments: Sequence[Segment]) -> None:
+        """Print a line for each segment, times in seconds."""
+        for segment in segments:
+            times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
+            self._put("segment", number, **times, channel=segment.channel, text=segment.text.strip())
+
+    def report_result(self, number: int, transcript: Transcript) -> None:
+        """Print the transcript as `verbose_json`."""
+        files = [str(path) for path in self.recordings[number][1].values()]
+        work = round(time.perf_counter() - self._begun[number], 3)
+        self._put("done", number, files=files, work_seconds=work, **verbose_object(transcript))
+
+    def report_error(self, shown: str, error: TickertapeError, number: int | None) -> None:  # noqa: ARG002 - for text
+        """Print the error's code and message."""
+        emit({"event": "error", "file": shown, "code": error.code, "message": error.message})
+
+    def report_end(self) -> None:
+        """Print counts and totals."""
+        counts = {"transcribed": self.done, "skipped": self.skipped, "failed": self.failed, "exit_code": self.code}
+        totals = {"duration": round(self.seconds, 3), "work_seconds": round(time.perf_counter() - self.began, 3)}
+        emit({"event": "finished", **counts, **totals})
+
+    def _put(self, event: str, number: int, **body: Any) -> None:
+        emit({"event": event, "file": self.name(number), **body})
 
 
 @dataclass(slots=True)
@@ -219,60 +231,3 @@ class TextStream:
         if self.split and (last is None or last.channel != segment.channel):
             return f"{'' if last is None else chr(10)}{speaker(segment.channel)}: {text}"
         return text if last is None else separator(last.language, segment.language) + text
-
-
-class JsonReporter:
-    """Prints one JSON object per line: segments as they are decoded, results, errors and the summary."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def opened(self, model: Transcriber) -> None:
-        """Print the choices made for this machine."""
-        emit({"event": "model", "name": model.model.info.name, "reasons": model.reasons})
-
-    def begun(self, number: int, begun: Started) -> None:
-        """Print the duration of a recording."""
-        self._put("begun", number, duration=round(begun.length / SAMPLE_RATE, 3), channels=begun.channels)
-
-    def segments(self, number: int, segments: Sequence[Segment]) -> None:
-        """Print a line for each segment, times in seconds."""
-        for segment in segments:
-            times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
-            self._put("segment", number, **times, channel=segment.channel, text=segment.text.strip())
-
-    def finish(self, number: int, transcript: Transcript, files: Sequence[str], work: float) -> None:
-        """Print the transcript as `verbose_json`."""
-        self._put("done", number, files=files, work_seconds=round(work, 3), **verbose_object(transcript))
-
-    def failed(self, shown: str, error: TickertapeError, number: int | None = None) -> None:  # noqa: ARG002 - for text
-        """Print the error's code and message."""
-        emit({"event": "error", "file": shown, "code": error.code, "message": error.message})
-
-    def finished(self, run: Run) -> None:
-        """Print counts and totals."""
-        totals = {"duration": round(run.seconds, 3), "work_seconds": round(run.work, 3)}
-        emit({"event": "finished", **run.counts, "exit_code": run.code, **totals})
-
-    def _put(self, event: str, number: int, **body: Any) -> None:
-        emit({"event": event, "file": self._names[number], **body})
-
-
-def emit(body: Mapping[str, Any]) -> None:
-    """One JSON object on a line of standard output."""
-    sys.stdout.write(json.dumps(body, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
-
-
-def say(text: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(f"tickertape: {text}\n")
-    sys.stderr.flush()
-
-
-def describe(error: TickertapeError) -> str:
-    """The error's message, and the cause of internal errors."""
-    cause = error.__cause__
-    if isinstance(error, CallerError) or cause is None:
-        return error.message
-    return f"{error.message} ({type(cause).__name__}: {' '.join(str(cause).split())})"
