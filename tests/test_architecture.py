@@ -39,8 +39,8 @@ OWNERS = {
 BUDGET = {
     "transcripts": 677,
     "audio": 2101,
-    "checkpoints": 1117,
-    "engine": 1164,
+    "checkpoints": 1105,
+    "engine": 1163,
     "server": 4180,
     "cluster": 873,
     "deploy": 500,

@@ -137,7 +137,7 @@ class EngineError(DecodeError, code="engine_failed"):
 
     @classmethod
     def of(cls, error: BaseException, what: str = "The engine failed") -> EngineError:
-        """Wrap any other exception; its type is the only detail that cannot repeat the caller's data."""
+        """Wrap an unexpected exception. The message names only its type, because its text may repeat the caller's."""
         wrapped = cls(f"{what}: {type(error).__name__}.")
         wrapped.__cause__ = error
         return wrapped

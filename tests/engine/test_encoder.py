@@ -91,7 +91,7 @@ def test_the_choice_is_explained(prepared: Prepared) -> None:
     """The reason names the precision and what the CPU has."""
     encoder = open_encoder(prepared, precision="auto")
     assert encoder.reason.startswith(f"openvino {encoder.precision} (CPU has ")
-    assert "openvino f32 (asked for)" == open_encoder(prepared, precision="f32").reason
+    assert "openvino f32 (as asked)" == open_encoder(prepared, precision="f32").reason
 
 
 @pytest.mark.parametrize(("default", "expected"), [("bf16", "bf16"), ("f32", "f32"), ("f16", "f32")])

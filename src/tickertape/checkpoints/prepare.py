@@ -55,20 +55,8 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
             offline: bool = False, token: str | None = None, progress: Progress | None = None) -> Prepared:  # fmt: skip
     """Find a model, convert it unless the cache has it, verify the result and describe it.
 
-    Args:
-        model: a Hugging Face folder, a hub id with optional `@revision`, the folder of a LoRA adapter, a CTranslate2
-            folder (used as it is), or a prepared folder.
-        base: the base model of an adapter. None: the base that the adapter names.
-        cache: folder of prepared models. None: the user's cache folder.
-        compute_type: how the decoder's weights are stored; see `ctranslate2.COMPUTE_TYPES`.
-        offline: take hub models from the local hub cache only.
-        token: access token for the hub.
-        progress: called with the fraction done and the current step.
-
-    Raises:
-        CheckpointError: the model cannot be used; `CacheError`: the cache cannot be written.
-        OptionError: unknown `compute_type`.
-
+    Parameters as for `tickertape.load`; `compute_type` is one of `ctranslate2.COMPUTE_TYPES`. A prepared folder is
+    verified and described only. Raises `CheckpointError`, and `OptionError` for an unknown `compute_type`.
     """
     if compute_type not in ctranslate2.COMPUTE_TYPES:
         message = f"compute_type must be one of {', '.join(ctranslate2.COMPUTE_TYPES)}"

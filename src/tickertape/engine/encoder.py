@@ -33,7 +33,7 @@ class Encoder:
         import openvino as ov
 
         core = ov.Core()
-        chosen, why = choose_precision(core) if precision == "auto" else (precision, "asked for")
+        chosen, why = choose_precision(core) if precision == "auto" else (precision, "as asked")
         options = {
             "INFERENCE_PRECISION_HINT": chosen,
             "PERFORMANCE_HINT": "LATENCY",

@@ -91,9 +91,8 @@ class WhisperEngine:
 
     def __init__(self, decoder: Any, encoder: Encoder | None, prepared: Prepared, reasons: tuple[str, ...]) -> None:
         self._decoder, self._encoder, self.prepared = decoder, encoder, prepared
-        self._tokenizer = WhisperTokenizer(
-            prepared.folder / "tokenizer.json", prepared.special_tokens, prepared.languages
-        )
+        tokenizer = prepared.folder / "tokenizer.json"
+        self._tokenizer = WhisperTokenizer(tokenizer, prepared.special_tokens, prepared.languages)
         self.reasons = reasons  # device, threads and number formats, each with why it was chosen
 
     @property

@@ -97,7 +97,7 @@ class Assembler:
 
 
 def join_text(segments: Iterable[Segment]) -> str:
-    """The text of segments, joined by spaces except between languages written without."""
+    """The text of segments, joined by spaces, or directly between languages written without spaces."""
     text, language = "", ""
     for segment in segments:
         text += (separator(language, segment.language) if text else "") + segment.text.strip()
