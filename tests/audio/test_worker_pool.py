@@ -25,7 +25,7 @@ from tests.support.audio_factory import encode, recording, speech
 from tests.support.fakes import TEXT, model, wav
 from tests.support.harmful import ABORT, BUG, FAULT, FULL, HANG, KILL, ONCE, SPIN, holds
 from tests.support.logs import LOG
-from tests.support.waiting import TIMEOUT
+from tests.support.waiting import TIMEOUT, wait_until
 from tickertape.audio import decode as audio
 from tickertape.audio import worker_pool
 from tickertape.audio.limits import Limits
@@ -50,7 +50,7 @@ pytestmark = [
 ]
 
 
-class Told:
+class LoggedPool:
     """Decoders, and what they log."""
 
     def __init__(self, count: int = 2, *, timeout: float = TIMEOUT, target: str = harmful.DECODE) -> None:
@@ -66,19 +66,19 @@ class Told:
 
 
 @contextmanager
-def opened(count: int = 2, **options: Any) -> Iterator[Told]:
+def opened(count: int = 2, **options: Any) -> Iterator[LoggedPool]:
     """Decoders for the length of the block; afterwards their processes are gone."""
     before = workers()
-    told = Told(count, **options)
+    pool = LoggedPool(count, **options)
     try:
-        yield told
+        yield pool
     finally:
-        told.decoders.close()
-    eventually(lambda: not workers() - before)
+        pool.decoders.close()
+    wait_until(lambda: not workers() - before)
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def pool() -> Iterator[LoggedPool]:
     with opened() as made:
         yield made
 
@@ -93,18 +93,10 @@ def workers(pid: int | None = None) -> set[int]:
     return found
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until it holds; fails if it never does."""
-    until = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-async def begun(told: Told, data: bytes) -> asyncio.Future[Audio]:
+async def started(pool: LoggedPool, data: bytes) -> asyncio.Future[Audio]:
     """The recording's decoding, once a process has it."""
-    task = asyncio.ensure_future(told.decode(data))
-    await asyncio.to_thread(eventually, lambda: any(holds(pid, len(data)) for pid in workers()))
+    task = asyncio.ensure_future(pool.decode(data))
+    await asyncio.to_thread(wait_until, lambda: any(holds(pid, len(data)) for pid in workers()))
     return task
 
 
@@ -121,16 +113,16 @@ RECORDINGS: dict[str, Callable[[], bytes]] = {
 }
 
 
-async def test_samples_and_notices_are_those_of_decoding_here(told: Told) -> None:
+async def test_samples_and_notices_are_those_of_decoding_here(pool: LoggedPool) -> None:
     """Every format comes back as `audio.decode` gives it, to the last sample, as one channel or as several."""
     stereo = encode(np.stack([speech(2.0), speech(2.0, seed=1)]), "flac", "flac")
     for name, data, channels in [*((name, make(), "mix") for name, make in RECORDINGS.items()),
                                  ("split", stereo, "split"), ("mixed", stereo, "mix")]:  # fmt: skip
-        there, here = await told.decode(data, channels=channels), audio.decode(data, channels=channels)  # type: ignore[arg-type]
+        there, here = await pool.decode(data, channels=channels), audio.decode(data, channels=channels)  # type: ignore[arg-type]
         assert (name, here.notices) == (name, there.notices)
         assert here.samples.dtype == there.samples.dtype
         np.testing.assert_array_equal(here.samples, there.samples)
-    assert [] == told.lines
+    assert [] == pool.lines
 
 
 BAD: list[tuple[bytes, dict[str, Any]]] = [
@@ -145,7 +137,7 @@ BAD: list[tuple[bytes, dict[str, Any]]] = [
 ]
 
 
-async def test_errors_are_those_of_decoding_here(told: Told) -> None:
+async def test_errors_are_those_of_decoding_here(pool: LoggedPool) -> None:
     """What is wrong with a recording or an option arrives as the same error, with all that it holds."""
 
     def facts(error: TickertapeError) -> tuple[Any, ...]:
@@ -155,7 +147,7 @@ async def test_errors_are_those_of_decoding_here(told: Told) -> None:
         with pytest.raises((AudioError, OptionError)) as here:
             audio.decode(data, **options)
         with pytest.raises(type(here.value)) as there:
-            await told.decode(data, **options)
+            await pool.decode(data, **options)
         assert facts(here.value) == facts(there.value)
     assert 1 == len(workers())
 
@@ -163,14 +155,14 @@ async def test_errors_are_those_of_decoding_here(told: Told) -> None:
 async def test_the_upload_is_let_go_and_samples_outlive_their_process() -> None:
     """The upload's memory is free once it is passed on; samples can be read and written when the process is gone."""
     file = io.BytesIO(wav(1.0))
-    with opened(1) as told:
-        heard = await told.decoders.decode(file, limits=Limits())
+    with opened(1) as pool:
+        heard = await pool.decoders.decode(file, limits=Limits())
     assert file.closed
     heard.samples[:] = 0.5
     assert 0.5 == heard.samples.mean()
 
 
-async def test_nothing_is_left_open(told: Told) -> None:
+async def test_nothing_is_left_open(pool: LoggedPool) -> None:
     """After any number of recordings, good and bad, neither side holds a descriptor more."""
 
     def held() -> list[int]:
@@ -178,13 +170,13 @@ async def test_nothing_is_left_open(told: Told) -> None:
         return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in ("self", *workers())]
 
     for _ in range(2):
-        await told.decode(wav(1.0))
+        await pool.decode(wav(1.0))
     before = await asyncio.to_thread(held)
     for _ in range(5):
-        await told.decode(wav(1.0))
+        await pool.decode(wav(1.0))
         with pytest.raises(AudioError):
-            await told.decode(b"nothing")
-    await asyncio.to_thread(eventually, lambda: before == held())
+            await pool.decode(b"nothing")
+    await asyncio.to_thread(wait_until, lambda: before == held())
 
 
 # -- what harms a process ------------------------------------------------------------------------------------------
@@ -193,47 +185,47 @@ async def test_nothing_is_left_open(told: Told) -> None:
 @pytest.mark.parametrize(
     ("word", "status"), [(ABORT, -signal.SIGABRT), (FAULT, -signal.SIGSEGV), (KILL, -signal.SIGKILL), (FULL, 1)]
 )
-async def test_a_recording_that_kills_costs_two_processes(told: Told, word: bytes, status: int) -> None:
+async def test_a_recording_that_kills_costs_two_processes(pool: LoggedPool, word: bytes, status: int) -> None:
     """It is tried once more and then refused; the operator hears of both; other recordings do not notice."""
-    poison = asyncio.ensure_future(told.decode(word))
-    others = await asyncio.gather(*(told.decode(wav(1.0)) for _ in range(6)))
+    poison = asyncio.ensure_future(pool.decode(word))
+    others = await asyncio.gather(*(pool.decode(wav(1.0)) for _ in range(6)))
     with pytest.raises(HarmfulAudioError, match="Two audio decoders died"):
         await poison
     assert {1.0} == {each.seconds for each in others}
-    assert [("an audio decoder died", {"status": status})] * 2 == told.lines
-    assert 1.0 == (await told.decode(wav(1.0))).seconds
+    assert [("an audio decoder died", {"status": status})] * 2 == pool.lines
+    assert 1.0 == (await pool.decode(wav(1.0))).seconds
 
 
 async def test_a_process_that_is_killed_costs_nobody_a_recording(tmp_path: Path) -> None:
     """What somebody else has killed is replaced, and the recording it had is decoded all the same."""
-    with opened(1) as told:
-        task = await begun(told, ONCE + os.fsencode(tmp_path / "seen") + b"\n" + wav(2.0))
-        await asyncio.to_thread(eventually, (tmp_path / "seen").exists)
+    with opened(1) as pool:
+        task = await started(pool, ONCE + os.fsencode(tmp_path / "seen") + b"\n" + wav(2.0))
+        await asyncio.to_thread(wait_until, (tmp_path / "seen").exists)
         for pid in workers():
             os.kill(pid, signal.SIGKILL)
         assert 2.0 == (await task).seconds
-        assert [("an audio decoder died", {"status": -signal.SIGKILL})] == told.lines
+        assert [("an audio decoder died", {"status": -signal.SIGKILL})] == pool.lines
         for pid in workers():  # one that has nothing to do
             os.kill(pid, signal.SIGKILL)
-        assert 1.0 == (await told.decode(wav(1.0))).seconds
+        assert 1.0 == (await pool.decode(wav(1.0))).seconds
 
 
 @pytest.mark.parametrize("word", [HANG, SPIN])
 async def test_a_recording_without_an_end_is_refused_at_once(word: bytes) -> None:
     """Whether it waits or computes, its process ends when its time is up, and it gets no other."""
-    with opened(1, timeout=1.0) as told:
+    with opened(1, timeout=1.0) as pool:
         with pytest.raises(HarmfulAudioError, match="more than 1 seconds"):
-            await told.decode(word)
-        assert [("an audio decoder came to no end", {"seconds": 1.0})] == told.lines
+            await pool.decode(word)
+        assert [("an audio decoder came to no end", {"seconds": 1.0})] == pool.lines
         assert set() == workers()
 
 
-async def test_the_unexpected_is_told_without_what_it_says(told: Told) -> None:
+async def test_the_unexpected_is_told_without_what_it_says(pool: LoggedPool) -> None:
     """An exception that nobody raised on purpose tells where it came from, and nothing that it holds."""
     with pytest.raises(Exception, match="KeyError") as raised:
-        await told.decode(BUG)
+        await pool.decode(BUG)
     assert not isinstance(raised.value, TickertapeError)
-    [(line, facts)] = told.lines
+    [(line, facts)] = pool.lines
     assert ("an audio decoder failed", "KeyError") == (line, facts["error"])
     assert facts["where"][-1].startswith("harmful.py:")
     assert "marmalade" not in str(facts) + str(raised.value)
@@ -242,17 +234,17 @@ async def test_the_unexpected_is_told_without_what_it_says(told: Told) -> None:
 
 async def test_a_decoder_that_cannot_start_is_a_503() -> None:
     """Where no process comes up, the recording is not to blame."""
-    with opened(1, target="tests.support.harmful:missing") as told:
+    with opened(1, target="tests.support.harmful:missing") as pool:
         with pytest.raises(OverloadedError, match="could be started"):
-            await told.decode(wav(1.0))
-        assert [("an audio decoder did not start", {"status": 1})] == told.lines
+            await pool.decode(wav(1.0))
+        assert [("an audio decoder did not start", {"status": 1})] == pool.lines
 
 
 async def test_it_is_a_400_over_http_and_others_get_their_text() -> None:
     """The sender of a harmful recording is told so; requests beside it are answered."""
-    with opened(2) as told:
+    with opened(2) as pool:
         settings = Settings(body_limit=2**20, max_audio_seconds=60)
-        app = create_app({"demo": model()}, settings, decoders=told.decoders)
+        app = create_app({"demo": model()}, settings, decoders=pool.decoders)
 
         async def ask(data: bytes) -> httpx.Response:
             url, form = "/v1/audio/transcriptions", {"model": "demo"}
@@ -273,68 +265,68 @@ async def test_it_is_a_400_over_http_and_others_get_their_text() -> None:
 async def test_processes_come_with_the_work_and_go_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """None before the first recording, as many as are decoded at once, and one when nothing has come for a while."""
     monkeypatch.setattr(worker_pool, "IDLE", 0.0)
-    with opened(2) as told:
+    with opened(2) as pool:
         assert set() == workers()
-        both = [await begun(told, word) for word in (HANG, SPIN)]
-        await asyncio.to_thread(eventually, lambda: 2 == len(workers()))
+        both = [await started(pool, word) for word in (HANG, SPIN)]
+        await asyncio.to_thread(wait_until, lambda: 2 == len(workers()))
         for task in both:
             task.cancel()
         await asyncio.wait(both)
-        await asyncio.gather(*(told.decode(wav(1.0)) for _ in range(4)))
+        await asyncio.gather(*(pool.decode(wav(1.0)) for _ in range(4)))
         await asyncio.sleep(1.1)
-        await told.decode(wav(1.0))
+        await pool.decode(wav(1.0))
         await asyncio.sleep(1.1)
-        await asyncio.to_thread(eventually, lambda: 1 == len(workers()))
+        await asyncio.to_thread(wait_until, lambda: 1 == len(workers()))
 
 
-async def test_warming_starts_one(told: Told) -> None:
+async def test_warming_starts_one(pool: LoggedPool) -> None:
     """A service that is ready has a process ready, too, and no more for being asked again."""
     for _ in range(3):
-        told.decoders.warm()
-    await asyncio.to_thread(eventually, workers)
-    told.decoders.close()
-    told.decoders.warm()
-    await asyncio.to_thread(eventually, lambda: not workers())
+        pool.decoders.warm()
+    await asyncio.to_thread(wait_until, workers)
+    pool.decoders.close()
+    pool.decoders.warm()
+    await asyncio.to_thread(wait_until, lambda: not workers())
 
 
 async def test_who_leaves_ends_the_process() -> None:
     """When nobody waits for a recording any more, its process ends, and the next recording gets another."""
-    with opened(1) as told:
-        task = await begun(told, HANG)
-        later = asyncio.ensure_future(told.decode(HANG))  # waits for its turn
+    with opened(1) as pool:
+        task = await started(pool, HANG)
+        later = asyncio.ensure_future(pool.decode(HANG))  # waits for its turn
         for each in (later, task):
             each.cancel()
         await asyncio.wait([task, later])
         assert task.cancelled() and later.cancelled()  # noqa: PT018 - one behaviour
-        assert 1.0 == (await told.decode(wav(1.0))).seconds
-        assert [] == told.lines
+        assert 1.0 == (await pool.decode(wav(1.0))).seconds
+        assert [] == pool.lines
 
 
 async def test_closing_gives_up_what_is_under_way() -> None:
     """A recording that is being decoded when the service closes is told so, as one that comes later is."""
-    with opened(1) as told:
-        task = await begun(told, HANG)
-        told.decoders.close()
+    with opened(1) as pool:
+        task = await started(pool, HANG)
+        pool.decoders.close()
         with pytest.raises(ShuttingDownError):
             await task
         with pytest.raises(ShuttingDownError):
-            await told.decode(wav(1.0))
-        assert [] == told.lines
+            await pool.decode(wav(1.0))
+        assert [] == pool.lines
 
 
 async def test_forgotten_decoders_take_their_processes_along() -> None:
     """Whoever drops them without closing leaves no process behind."""
     before = workers()
-    told = Told(1)
-    await told.decode(wav(1.0))
+    pool = LoggedPool(1)
+    await pool.decode(wav(1.0))
     assert 1 == len(workers() - before)
-    finish = told.decoders
-    del told
+    finish = pool.decoders
+    del pool
     for handle in [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]:  # type: ignore[attr-defined]
         handle.cancel()  # a loop that goes on would hold them for a minute
     del finish, handle
     gc.collect()
-    await asyncio.to_thread(eventually, lambda: not workers() - before)
+    await asyncio.to_thread(wait_until, lambda: not workers() - before)
 
 
 PARENT = """
@@ -356,9 +348,9 @@ def parent() -> Iterator[tuple[subprocess.Popen[bytes], set[int]]]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, cwd=ROOT) as process:
         try:
-            eventually(lambda: any(holds(pid, 4) for pid in workers(process.pid)) and 2 == len(workers(process.pid)))
+            wait_until(lambda: any(holds(pid, 4) for pid in workers(process.pid)) and 2 == len(workers(process.pid)))
             busy = workers(process.pid)
-            eventually(lambda: all(holds(pid, 4) for pid in busy))
+            wait_until(lambda: all(holds(pid, 4) for pid in busy))
             yield process, busy
         finally:
             process.kill()
@@ -369,7 +361,7 @@ def test_no_process_outlives_a_service_that_is_killed() -> None:
     with parent() as (process, busy):
         process.kill()
         process.wait()
-        eventually(lambda: not any(psutil.pid_exists(pid) for pid in busy))
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in busy))
 
 
 def test_signals_for_the_whole_group_leave_decoders_alone() -> None:
@@ -402,11 +394,11 @@ def test_a_process_imports_little() -> None:
 async def test_without_files_in_memory_it_decodes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no `memfd_create`, no process is started, and recordings and errors are the same."""
     monkeypatch.delattr(os, "memfd_create")
-    with opened(2) as told:
-        told.decoders.warm()
+    with opened(2) as pool:
+        pool.decoders.warm()
         file = io.BytesIO(wav(1.0))
-        assert 1.0 == (await told.decoders.decode(file, limits=Limits())).seconds
+        assert 1.0 == (await pool.decoders.decode(file, limits=Limits())).seconds
         assert file.closed
         with pytest.raises(AudioError):
-            await told.decode(b"nothing")
+            await pool.decode(b"nothing")
         assert set() == workers()

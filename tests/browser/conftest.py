@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @dataclass
-class Prompter:
+class ScriptedEngine:
     """An engine that says what is said in the clip whose length is nearest, and nothing where there is silence.
 
     It remembers what it was asked and how loud each window was. `gate` holds back every batch whose first window begins
@@ -68,18 +68,18 @@ class Prompter:
 
 
 @pytest.fixture(scope="session")
-def prompter() -> Prompter:
+def scripted() -> ScriptedEngine:
     """The engine behind the page."""
     clips = [json.loads(line) for line in (EXAMPLES / "manifest.jsonl").read_text().splitlines()]
-    return Prompter([(decode(EXAMPLES / clip["audio"]).length, clip["text"]) for clip in clips])
+    return ScriptedEngine([(decode(EXAMPLES / clip["audio"]).length, clip["text"]) for clip in clips])
 
 
 @pytest.fixture(scope="session")
-def server(prompter: Prompter) -> Iterator[str]:
+def server(scripted: ScriptedEngine) -> Iterator[str]:
     """The address of the page."""
     models = {
-        "banking": Model(ModelInfo("banking", languages=("en", "de", "fr", "es")), LocalBackend(prompter)),
-        "calls-en": Model(ModelInfo("calls-en", translates=False), LocalBackend(prompter)),
+        "banking": Model(ModelInfo("banking", languages=("en", "de", "fr", "es")), LocalBackend(scripted)),
+        "calls-en": Model(ModelInfo("calls-en", translates=False), LocalBackend(scripted)),
     }
     settings = Settings(body_limit=25 * 2**20, max_audio_seconds=600)
 
@@ -91,14 +91,14 @@ def server(prompter: Prompter) -> Iterator[str]:
 
 
 @contextmanager
-def held(prompter: Prompter, start: int = 0) -> Iterator[None]:
+def blocked_from(scripted: ScriptedEngine, start: int = 0) -> Iterator[None]:
     """Within the block, the engine waits before whatever begins at `start` or later."""
-    prompter.gate, prompter.held_from = threading.Event(), start
+    scripted.gate, scripted.held_from = threading.Event(), start
     try:
         yield
     finally:
-        prompter.gate.set()
-        prompter.gate = None
+        scripted.gate.set()
+        scripted.gate = None
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.browser.conftest import Prompter, held
+from tests.browser.conftest import ScriptedEngine, blocked_from
 from tests.support.chromium import EXAMPLES, Page
 from tests.support.fakes import wav
 from tests.support.waiting import TIMEOUT
@@ -47,14 +47,14 @@ def test_a_clip_is_uploaded_and_read_along(page: Page) -> None:
     assert [] == page.complaints()
 
 
-def test_what_is_said_into_the_microphone_is_read(page: Page, prompter: Prompter) -> None:
+def test_what_is_said_into_the_microphone_is_read(page: Page, scripted: ScriptedEngine) -> None:
     """Record, speak, press again: the sound arrives, its text appears, and it can be heard again from any place."""
-    prompter.loudness.clear()
+    scripted.loudness.clear()
     page.at("record").click()
     page.until(lambda: page.recorded() >= 3)
     page.at("record").click()
-    assert page.done()[0] in [text for _, text in prompter.lines]
-    assert prompter.loudness[0] > 0.005
+    assert page.done()[0] in [text for _, text in scripted.lines]
+    assert scripted.loudness[0] > 0.005
     assert "Record" == page.at("record").text
     found = "const a = document.querySelector('#tt-audio'); return a.duration < 60 && a.currentTime < 1"
     page.until(lambda: page.run(found))  # its length, and its beginning again
@@ -126,11 +126,11 @@ def test_the_text_can_be_taken_along(page: Page) -> None:
 
 
 @pytest.mark.parametrize("task", ["transcribe", "translate"])
-def test_the_code_makes_the_same_request(page: Page, prompter: Prompter, tmp_path: Path, task: str) -> None:
+def test_the_code_makes_the_same_request(page: Page, scripted: ScriptedEngine, tmp_path: Path, task: str) -> None:
     """Curl and Python, run as they stand on the page, ask the engine for what the page asks, and get the same text."""
     recording = tmp_path / "the client's call; no. 2.wav"
     recording.write_bytes((EXAMPLES / "transfer-to-savings.wav").read_bytes())
-    prompter.asked.clear()
+    scripted.asked.clear()
     page.all(".tt-code summary")[0].click()
     page.choose("language", "de")
     page.run("document.querySelector(`input[value=${arguments[0]}]`).click()", task)
@@ -141,7 +141,7 @@ def test_the_code_makes_the_same_request(page: Page, prompter: Prompter, tmp_pat
     by_python = ran([sys.executable, "-c", page.at("snippet").text], tmp_path)
     assert [said, said] == [by_curl["text"].strip(), by_python.strip()]
     assert said.split() == [word["word"].strip() for word in by_curl["words"]]
-    first, *others = [replace(options, deadline=None) for options in prompter.asked]
+    first, *others = [replace(options, deadline=None) for options in scripted.asked]
     assert [first, first] == others
     assert ("de", task, True) == (first.language, first.task, first.word_timestamps)
 
@@ -170,11 +170,11 @@ def test_the_page_tells_which_model_answers(page: Page) -> None:
     assert "calls-en" == page.at("model-name").text
 
 
-def test_five_examples_can_be_tried(page: Page, prompter: Prompter) -> None:
+def test_five_examples_can_be_tried(page: Page, scripted: ScriptedEngine) -> None:
     """Each of the five clips is there to be pressed, and comes back as what is said in it."""
     buttons = page.all("#tt-examples button")
     assert 5 == len(buttons)
-    for button, (_, text) in zip(buttons, prompter.lines, strict=True):
+    for button, (_, text) in zip(buttons, scripted.lines, strict=True):
         button.click()
         page.until(lambda: [text] == page.rows())  # noqa: B023 - it waits here
         assert [text] == page.done()
@@ -209,11 +209,11 @@ def test_silence_is_told(page: Page, tmp_path: Path) -> None:
     assert "No speech was detected in the recording." == page.at("notices").text
 
 
-def test_text_appears_while_later_windows_wait(page: Page, prompter: Prompter, tmp_path: Path) -> None:
+def test_text_appears_while_later_windows_wait(page: Page, scripted: ScriptedEngine, tmp_path: Path) -> None:
     """Of a long recording, the first text and the figures are there while the engine has not begun with the rest."""
     recording = tmp_path / "long.wav"
     recording.write_bytes(wav(590, rate=8000))
-    with held(prompter, 40 * SAMPLE_RATE):  # of the windows only two begin before
+    with blocked_from(scripted, 40 * SAMPLE_RATE):  # of the windows only two begin before
         page.upload(recording)
         page.until(page.rows)
         shown = len(page.rows())
@@ -228,12 +228,12 @@ def test_text_appears_while_later_windows_wait(page: Page, prompter: Prompter, t
     assert 590 == pytest.approx(page.run("return Number(document.querySelector('#tt-seek').max)"), abs=1)
 
 
-def test_stop_stops_the_work(page: Page, prompter: Prompter, server: str, tmp_path: Path) -> None:
+def test_stop_stops_the_work(page: Page, scripted: ScriptedEngine, server: str, tmp_path: Path) -> None:
     """Goal 9 in the browser: after Stop nothing more is decoded, the server is idle, and the page takes the next."""
     recording = tmp_path / "long.wav"
     recording.write_bytes(wav(590, rate=8000))
-    prompter.loudness.clear()
-    with held(prompter):
+    scripted.loudness.clear()
+    with blocked_from(scripted):
         page.upload(recording)
         page.until(lambda: page.at("stop").is_displayed() and page.at("length").text)
         page.at("stop").click()
@@ -242,24 +242,24 @@ def test_stop_stops_the_work(page: Page, prompter: Prompter, server: str, tmp_pa
         page.until(lambda: in_flight(server) == 0)
     page.upload(EXAMPLES / "transfer-to-savings.wav")
     assert [SAVINGS] == page.done()
-    assert len(prompter.loudness) <= BATCH + 1  # what the engine had begun, and the second recording
+    assert len(scripted.loudness) <= BATCH + 1  # what the engine had begun, and the second recording
     assert "" == page.at("error").text
     page.at("again").click()
     assert [SAVINGS] == page.done()
 
 
-def test_a_file_takes_the_place_of_what_is_being_recorded(page: Page, prompter: Prompter) -> None:
+def test_a_file_takes_the_place_of_what_is_being_recorded(page: Page, scripted: ScriptedEngine) -> None:
     """Who chooses a file while recording gets that file's text; what the microphone heard is sent to nobody."""
     page.upload(EXAMPLES / "transfer-to-savings.wav")
     assert [SAVINGS] == page.done()
-    prompter.loudness.clear()
+    scripted.loudness.clear()
     page.at("record").click()
     page.until(lambda: page.recorded() >= 1)
     assert not page.at("again").is_displayed()  # there is nothing to transcribe again as yet
     page.upload(EXAMPLES / "lost-card.flac")
     assert [LOST] == page.done()
     assert "Record" == page.at("record").text
-    assert 1 == len(prompter.loudness)
+    assert 1 == len(scripted.loudness)
 
 
 def in_flight(server: str) -> float:

@@ -169,10 +169,10 @@ def test_held_out_sets_stay_small() -> None:
 
 def test_there_are_five_examples() -> None:
     """Five short clips, in four formats, each with its text."""
-    told = [json.loads(line) for line in (EXAMPLES / "manifest.jsonl").read_text().splitlines()]
-    assert len(told) == 5
-    assert all((EXAMPLES / line["audio"]).is_file() and line["text"] for line in told)
-    assert {Path(line["audio"]).suffix for line in told} == {".wav", ".flac", ".mp3", ".opus"}
+    clips = [json.loads(line) for line in (EXAMPLES / "manifest.jsonl").read_text().splitlines()]
+    assert len(clips) == 5
+    assert all((EXAMPLES / line["audio"]).is_file() and line["text"] for line in clips)
+    assert {Path(line["audio"]).suffix for line in clips} == {".wav", ".flac", ".mp3", ".opus"}
 
 
 @needs_checkpoint
@@ -196,14 +196,14 @@ def test_the_checkpoints_tokens_stand_in_whispers_order() -> None:
 def test_the_checkpoints_generation_settings_fit_its_vocabulary() -> None:
     """The ids that decoders read are this vocabulary's own."""
     tokenizer = pytest.importorskip("recipes.demo.tokenizer", reason="the tokenizers package reads the vocabulary")
-    words, told, network = tokenizer.load(CHECKPOINT), settings("generation_config.json"), settings("config.json")
-    assert told["no_timestamps_token_id"] == words.id("notimestamps")
-    assert told["decoder_start_token_id"] == words.id("startoftranscript") == network["decoder_start_token_id"]
-    assert told["eos_token_id"] == words.id("endoftext") == network["eos_token_id"]
-    assert told["lang_to_id"] == {"<|en|>": words.id("en")}
-    assert told["task_to_id"] == {task: words.id(task) for task in ("transcribe", "translate")}
-    assert words.id("endoftext") not in told["suppress_tokens"]
-    heads = [tuple(head) for head in told["alignment_heads"]]
+    words, generation, network = tokenizer.load(CHECKPOINT), settings("generation_config.json"), settings("config.json")
+    assert generation["no_timestamps_token_id"] == words.id("notimestamps")
+    assert generation["decoder_start_token_id"] == words.id("startoftranscript") == network["decoder_start_token_id"]
+    assert generation["eos_token_id"] == words.id("endoftext") == network["eos_token_id"]
+    assert generation["lang_to_id"] == {"<|en|>": words.id("en")}
+    assert generation["task_to_id"] == {task: words.id(task) for task in ("transcribe", "translate")}
+    assert words.id("endoftext") not in generation["suppress_tokens"]
+    heads = [tuple(head) for head in generation["alignment_heads"]]
     assert heads
     assert all(layer < network["decoder_layers"] and head < network["decoder_attention_heads"] for layer, head in heads)
 

@@ -29,7 +29,7 @@ def spoken(text: str, *, pace: int = 5_333, timed: bool = True, channel: int = 0
     return Segment(start, end, f" {text}", (1, 2), words if timed else (), channel=channel, avg_logprob=-0.25)
 
 
-def told(*segments: Segment, channels: int = 1, language: str = "en") -> Transcript:
+def transcript_of(*segments: Segment, channels: int = 1, language: str = "en") -> Transcript:
     """A transcript of these segments."""
     text = " ".join(segment.text.strip() for segment in segments)
     return Transcript(text, segments, language, max(s.end_sample for s in segments) + SECOND, channels=channels)
@@ -142,7 +142,7 @@ def test_silence_has_a_body_in_every_format(name: str, write: Callable[[Transcri
 
 def test_verbose_json_has_openais_fields() -> None:
     """Exactly these names, in seconds; probability is ours."""
-    transcript = replace(told(spoken("Hello there.")), samples=135_504)
+    transcript = replace(transcript_of(spoken("Hello there.")), samples=135_504)
     assert {
         "task": "transcribe",
         "language": "english",
@@ -172,15 +172,15 @@ def test_verbose_json_has_openais_fields() -> None:
 
 def test_verbose_json_leaves_out_what_was_not_asked_for() -> None:
     """Segments and words are optional, and there are no words without word times."""
-    transcript = told(spoken("Hello there."))
+    transcript = transcript_of(spoken("Hello there."))
     assert "segments" not in formats.verbose_object(transcript, segments=False)
     assert "words" not in formats.verbose_object(transcript, words=False)
-    assert "words" not in formats.verbose_object(told(spoken("Hello there.", timed=False)))
+    assert "words" not in formats.verbose_object(transcript_of(spoken("Hello there.", timed=False)))
 
 
 def test_only_split_recordings_have_channels() -> None:
     """Segments and words say who spoke, where that is known."""
-    plain, split = told(spoken("Hello.")), told(spoken("Hello.", channel=1), channels=2)
+    plain, split = transcript_of(spoken("Hello.")), transcript_of(spoken("Hello.", channel=1), channels=2)
     assert "channel" not in formats.verbose_object(plain)["segments"][0]
     assert 1 == formats.verbose_object(split)["segments"][0]["channel"]
     assert 1 == formats.verbose_object(split)["words"][0]["channel"]
@@ -188,17 +188,17 @@ def test_only_split_recordings_have_channels() -> None:
 
 def test_warnings_are_told() -> None:
     """What was odd about the recording stands in both JSON bodies, and nothing stands there if nothing was."""
-    damaged = replace(told(spoken("Hello.")), notices=(Notice("corrupt_frames", "2 frames were damaged"),))
+    damaged = replace(transcript_of(spoken("Hello.")), notices=(Notice("corrupt_frames", "2 frames were damaged"),))
     expected = [{"code": "corrupt_frames", "message": "2 frames were damaged"}]
     assert expected == formats.json_object(damaged)["warnings"] == formats.verbose_object(damaged)["warnings"]
     assert {"text": "Hello.", "usage": {"type": "duration", "seconds": 2}} == formats.json_object(
-        told(spoken("Hello."))
+        transcript_of(spoken("Hello."))
     )
 
 
 def test_a_translation_says_english() -> None:
     """OpenAI names the language of the text."""
-    transcript = replace(told(spoken("Hello."), language="ja"), task="translate")
+    transcript = replace(transcript_of(spoken("Hello."), language="ja"), task="translate")
     assert ("translate", "english") == tuple(formats.verbose_object(transcript)[key] for key in ("task", "language"))
 
 
@@ -207,18 +207,18 @@ def test_srt_looks_like_srt() -> None:
     assert (
         "1\n00:00:00,000 --> 00:00:04,583\nAnd so my fellow Americans,\nask not what your country can do for you,\n\n"
         "2\n00:00:04,666 --> 00:00:07,250\nask what you can do for your country.\n"
-    ) == formats.srt(told(spoken(WORDS)))
+    ) == formats.srt(transcript_of(spoken(WORDS)))
 
 
 def test_vtt_keeps_the_first_start_and_escapes() -> None:
     """The first cue begins when its first word does; markup in the text is text."""
-    late = told(spoken("Tom & Jerry <i> --> end", start=8_000, timed=False))
+    late = transcript_of(spoken("Tom & Jerry <i> --> end", start=8_000, timed=False))
     assert ("WEBVTT\n\n00:00:00.500 --> 00:00:02.417\nTom &amp; Jerry &lt;i&gt; --&gt; end\n") == formats.vtt(late)
 
 
 def test_speakers_are_named_in_split_recordings() -> None:
     """As a voice in VTT, as a prefix in SRT within the line's limit, as a line for each turn in text."""
-    call = told(
+    call = transcript_of(
         spoken("Good morning."),
         spoken("How are you?", start=SECOND),
         spoken(WORDS, channel=1, start=40_000),
@@ -233,12 +233,12 @@ def test_speakers_are_named_in_split_recordings() -> None:
 
 def test_text_is_the_text() -> None:
     """One line, whatever white space the model wrote."""
-    assert "one two\n" == formats.text(told(Segment(0, 1, " one\n two")))
+    assert "one two\n" == formats.text(transcript_of(Segment(0, 1, " one\n two")))
 
 
 def test_lines_are_balanced_and_articles_stay_with_their_noun() -> None:
     """Two lines are about as long as each other, and none ends in "the"."""
-    (cue,) = cues(told(spoken("They were looking for the lost keys all day long.", pace=2_000)))
+    (cue,) = cues(transcript_of(spoken("They were looking for the lost keys all day long.", pace=2_000)))
     assert "They were looking for the lost\nkeys all day long." == cue.text
 
 
@@ -246,18 +246,18 @@ def test_a_silence_ends_a_cue() -> None:
     """A cue does not stay up while nobody speaks."""
     first, second = spoken("one two three"), spoken("four five six", start=4 * SECOND)
     both = replace(first, end_sample=second.end_sample, text=first.text + second.text, words=first.words + second.words)
-    assert ["one two three", "four five six"] == [cue.text for cue in cues(told(both))]
+    assert ["one two three", "four five six"] == [cue.text for cue in cues(transcript_of(both))]
 
 
 def test_a_short_word_can_be_read() -> None:
     """A cue of a few milliseconds stays for 0.7 s, if the next one leaves room."""
-    found = cues(told(Segment(0, 160, " Yes."), Segment(3 * SECOND, 3 * SECOND, " No.")))
+    found = cues(transcript_of(Segment(0, 160, " Yes."), Segment(3 * SECOND, 3 * SECOND, " No.")))
     assert [Cue(0, 700, "Yes."), Cue(3_000, 3_700, "No.")] == found
 
 
 def test_a_word_longer_than_a_line_is_divided() -> None:
     """Nothing runs off the screen."""
-    (cue,) = cues(told(Segment(0, SECOND, " " + "x" * 60)))
+    (cue,) = cues(transcript_of(Segment(0, SECOND, " " + "x" * 60)))
     assert "x" * 42 + "\n" + "x" * 18 == cue.text
 
 
@@ -267,7 +267,7 @@ def test_chinese_breaks_between_characters_but_not_before_a_comma() -> None:
         "我们选择在这个十年里登上月球并做其他的事情不是因为它们容易而是因为它们困难因为这个目标将有，助于组织2026衡量"
     )
     segment = Segment(0, 9 * SECOND, text, language="zh")
-    (cue,) = cues(told(segment, language="zh"))
+    (cue,) = cues(transcript_of(segment, language="zh"))
     first, second = cue.text.split("\n")
     assert text == first + second
     assert second[0] not in "，026"
@@ -278,7 +278,7 @@ def test_deltas_add_up_to_the_text() -> None:
     segments = (spoken("One two."), spoken("Three.", start=SECOND), Segment(SECOND, 3 * SECOND, " 四", language="zh"))
     previous = (None, *segments)
     deltas = [formats.delta_event(segment, before) for segment, before in zip(segments, previous, strict=False)]
-    done = formats.done_event(told(*segments))
+    done = formats.done_event(transcript_of(*segments))
     assert done["text"] == "".join(delta["delta"] for delta in deltas) == "One two. Three. 四"
     assert {"transcript.text.delta"} == {delta["type"] for delta in deltas}
     assert ("transcript.text.done", {"type": "duration", "seconds": 4}) == (done["type"], done["usage"])
