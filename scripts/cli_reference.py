@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
+from typer.models import OptionInfo
+
 from tickertape.cli.generated import parameters
 from tickertape.cli.main import app
 from tickertape.deploy.cloud_run import CloudRun
@@ -41,20 +43,22 @@ def _command(function: Callable[..., Any], name: str = "") -> str:
     text, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\b\n")
     blocks = [f"```text\n{block.strip()}\n```\n" for block in rest.split("\b\n") if block.strip()]
     declared = inspect.signature(function, eval_str=True).parameters.values()
-    named = [(each.annotation, each.default) for each in declared if get_args(each.annotation)]
+    named = {each.name: (each.annotation, each.default) for each in declared if get_args(each.annotation)}
     if name in DATACLASSES:
-        named = [*parameters(DATACLASSES[name]).values(), *named]
-    rows = [_row(hint, default) for hint, default in named]
+        named = {**parameters(DATACLASSES[name]), **named}
+    rows = [_row(each, hint, default) for each, (hint, default) in named.items()]
     table = ["| name | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"] if rows else []
     return "\n".join([f"## tickertape {name or function.__name__}\n", f"{text.strip()}\n", *blocks, *table])
 
 
-def _row(hint: Any, default: Any) -> str:
+def _row(name: str, hint: Any, default: Any) -> str:
     """A row for one parameter; `hint` is its type with typer's description."""
     kind, about = get_args(hint)[:2]
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     declared = (about.default, *(about.param_decls or ()))  # typer keeps the first name where defaults once were
-    names = ", ".join(name for name in declared if isinstance(name, str))
+    names = ", ".join(each for each in declared if isinstance(each, str))
+    if not names and isinstance(about, OptionInfo):
+        names = f"--{name.replace('_', '-')}"
     shape = about.metavar or "\\|".join(choices)
     shown = "" if default in {inspect.Parameter.empty, None, False} else f"`{default}`"
     variable = f" Also taken from `{about.envvar}` in the environment." if about.envvar else ""

@@ -329,9 +329,8 @@ def test_a_bar_that_is_not_shown_prints_nothing(capsys: pytest.CaptureFixture[st
 
 def test_a_file_that_is_named_is_tried(calls: Path) -> None:
     """Only folders are searched by extension: a file somebody names is tried, whatever it is called."""
-    assert find_recordings(["calls/notes.txt"]) == [
-        Recording("calls/notes.txt", Path("calls/notes.txt"), Path("notes.txt"))
-    ]
+    recording = Recording("calls/notes.txt", Path("calls/notes.txt"), Path("notes.txt"))
+    assert find_recordings(["calls/notes.txt"]) == ([recording], {})
 
 
 # ---- the real thing ----

@@ -46,8 +46,7 @@ def cloud_run(context: typer.Context, output: Output = Path("deploy"), dry_run: 
     wanted: CloudRun = context.obj
     if not wanted.tag:
         wanted = replace(wanted, tag=datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S"))
-    _write(output, wanted.files())
-    commands = wanted.commands(output.as_posix())
+    commands = _write(wanted, output)
     if wanted.allow_unauthenticated:
         say("everybody on the internet will be able to call the service, and you pay for it")
     if dry_run:
@@ -68,8 +67,7 @@ def kuberay(context: typer.Context, output: Output = Path("deploy"), dry_run: Dr
     from tickertape.deploy.commands import run
 
     wanted: KubeRay = context.obj
-    _write(output, wanted.files())
-    commands = wanted.commands(output.as_posix())
+    commands = _write(wanted, output)
     if dry_run:
         _show(commands)
         return
@@ -107,11 +105,13 @@ def _to_cloud_run(wanted: CloudRun, commands: Mapping[str, Sequence[str]]) -> No
     typer.echo(f"{address}\nSmoke test: {outcome}.\nLog: {shlex.join(commands['read the log'])}")
 
 
-def _write(output: Path, files: Mapping[str, str]) -> None:
+def _write(wanted: CloudRun | KubeRay, output: Path) -> Mapping[str, Sequence[str]]:
+    """Write the files and return the commands."""
     from tickertape.deploy.manifests import write_files
 
-    for path in write_files(output, files):
+    for path in write_files(output, wanted.files()):
         say(f"wrote {path.as_posix()}")
+    return wanted.commands(output.as_posix())
 
 
 def _show(commands: Mapping[str, Sequence[str]]) -> None:

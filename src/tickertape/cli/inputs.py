@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
+
+from tickertape.errors import OptionError
 
 STDIN = "-"
 # Used to search folders only. A file given by name is tried whatever its extension.
@@ -27,54 +29,41 @@ class Recording:
     place: PurePath
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidInput:
-    """An argument that names no recording, and the reason."""
+def find_recordings(names: Sequence[str]) -> tuple[list[Recording], dict[str, OptionError]]:
+    """The recordings of the arguments, in order and without duplicates, and the error of each invalid argument.
 
-    shown: str
-    reason: str
-
-
-Found: TypeAlias = "Recording | InvalidInput"
-
-
-def find_recordings(names: Sequence[str]) -> list[Found]:
-    """The recordings of the arguments, in order and without duplicates; those of a folder are sorted by name."""
-    seen: set[str] = set()
-    found: list[Found] = []
+    The recordings of a folder are sorted by name.
+    """
+    found: dict[str, Recording] = {}
+    invalid: dict[str, OptionError] = {}
     for name in names:
-        for item in _resolved(name):
-            identity = name if name == STDIN or isinstance(item, InvalidInput) else os.path.realpath(item.shown)
-            if identity not in seen:
-                seen.add(identity)
-                found.append(item)
-    return found
+        try:
+            for recording in _resolve(name):
+                found.setdefault(name if name == STDIN else os.path.realpath(recording.shown), recording)
+        except OptionError as error:  # noqa: PERF203 - an invalid argument does not stop the others
+            invalid[name] = error
+    return list(found.values()), invalid
 
 
-def _resolved(name: str) -> Iterator[Found]:
+def _resolve(name: str) -> list[Recording]:
+    """The recordings of one argument. Raises `OptionError`."""
     path = Path(name)
     if name == STDIN:
-        yield _standard_input()
-    elif path.is_dir():
-        inside = sorted(_below(path))
-        if not inside:
-            yield InvalidInput(
-                name, "The folder has no files with a known extension; give the files by name to try them."
-            )
-        for file in inside:
-            yield Recording(str(file), file, file.relative_to(path))
-    elif path.exists():
-        yield Recording(name, path, PurePath(path.name))
-    else:
-        yield InvalidInput(name, "There is no such file or folder.")
+        if sys.stdin is None or sys.stdin.isatty():
+            raise _invalid("Standard input is a terminal; redirect a recording into it: tickertape transcribe - < FILE")
+        return [Recording(STDIN, sys.stdin.buffer, PurePath("stdin"))]
+    if not path.exists():
+        raise _invalid("There is no such file or folder.")
+    if not path.is_dir():
+        return [Recording(name, path, PurePath(path.name))]
+    recordings = [Recording(str(file), file, file.relative_to(path)) for file in sorted(_below(path))]
+    if not recordings:
+        raise _invalid("The folder has no files with a known extension; give the files by name to try them.")
+    return recordings
 
 
-def _standard_input() -> Found:
-    if sys.stdin is None or sys.stdin.isatty():
-        return InvalidInput(
-            STDIN, "Standard input is a terminal; redirect a recording into it: tickertape transcribe - < FILE"
-        )
-    return Recording(STDIN, sys.stdin.buffer, PurePath("stdin"))
+def _invalid(reason: str) -> OptionError:
+    return OptionError(reason, "file", "invalid_file")
 
 
 def _below(folder: Path) -> Iterator[Path]:

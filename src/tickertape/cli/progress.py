@@ -18,8 +18,7 @@ class Bar:
 
     def __init__(self, *, shown: bool) -> None:
         self._began = 0.0
-        self._lengths: dict[int, int] = {}  # samples, by recording
-        self._done: dict[int, int] = {}
+        self._samples: dict[int, tuple[int, int]] = {}  # done and in total, by recording
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -46,10 +45,10 @@ class Bar:
     def move(self, number: int, done: int, total: int) -> None:
         """Show that `done` of `total` samples of a recording are transcribed."""
         self._began = self._began or time.perf_counter()
-        self._done[number], self._lengths[number] = done, total
-        seconds, all_seconds = (sum(each.values()) / SAMPLE_RATE for each in (self._done, self._lengths))
-        shown = figures(seconds, all_seconds, time.perf_counter() - self._began)
-        total_seconds = max(all_seconds, 1e-9)
+        self._samples[number] = done, total
+        seconds, length = (sum(each) / SAMPLE_RATE for each in zip(*self._samples.values(), strict=True))
+        shown = figures(seconds, length, time.perf_counter() - self._began)
+        total_seconds = max(length, 1e-9)
         self._bar.update(self._task, description="transcribing", completed=seconds, total=total_seconds, figures=shown)
 
     @contextlib.contextmanager

@@ -15,7 +15,6 @@ from tickertape.errors import OptionError
 if TYPE_CHECKING:
     from tickertape.server.settings import Settings
 
-HINT = "Try: tickertape serve --help; every setting is in docs/reference/settings.md."
 ALIASES = {"models": ("--model", "-m"), "port": ("-p",)}
 METAVARS = {int: "N", float: "N", str: "TEXT", bool: "[true|false]"}
 TRUTHS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0"})
@@ -30,16 +29,20 @@ SECTIONS = {  # headings of the help, by the first setting below each
 
 
 class ServeCommand(TyperCommand):
-    """`serve`: the values of its flags are in `context.obj`, a list of words for each setting that is given."""
+    """`serve`: the values of its flags are in `context.obj`, by setting."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments with the flags of the settings."""
-        from tickertape.server.settings import Settings
+        from tickertape.server.settings import LISTS, Settings
 
         fields = Settings.model_fields.items()
         self.params += make_options({name: (_annotation(name, field), None) for name, field in fields})
         rest = super().parse_args(ctx, list(_with_values(args)))
-        ctx.obj = {name: words for name in Settings.model_fields if (words := ctx.params.pop(name))}
+        given = {name: words for name, _ in fields if (words := ctx.params.pop(name))}
+        for name, words in given.items():
+            if len(words) > 1 and name not in LISTS:
+                ctx.fail(f"--{name.replace('_', '-')} is given twice.")
+        ctx.obj = {name: ",".join(words) for name, words in given.items()}
         return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -54,7 +57,7 @@ class ServeCommand(TyperCommand):
                 formatter.write_dl(rows)
 
 
-def launch(config: Path | None, flags: Mapping[str, Sequence[str]]) -> int:
+def launch(config: Path | None, flags: Mapping[str, str]) -> int:
     """Serve until a signal; return the exit code. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
     settings = load_settings(config, flags)
     if settings.ray:
@@ -64,22 +67,15 @@ def launch(config: Path | None, flags: Mapping[str, Sequence[str]]) -> int:
     return run(settings)
 
 
-def load_settings(config: Path | None, flags: Mapping[str, Sequence[str]]) -> Settings:
+def load_settings(config: Path | None, flags: Mapping[str, str]) -> Settings:
     """Combine the settings file, the environment and the flags. Raises `OptionError`, which says where to look."""
     from tickertape.server.settings import Settings
 
     try:
-        return Settings.load(config, **{name: _joined(name, words) for name, words in flags.items()})
+        return Settings.load(config, **flags)
     except OptionError as error:
-        raise OptionError(f"{error.message.rstrip('.')}. {HINT}", error.param, error.code) from error
-
-
-def _joined(name: str, words: Sequence[str]) -> str:
-    from tickertape.server.settings import LISTS
-
-    if len(words) > 1 and name not in LISTS:
-        raise OptionError(f"{name} is given twice", name, "invalid_settings")
-    return ",".join(words)
+        hint = "Try: tickertape serve --help; every setting is in docs/reference/settings.md."
+        raise OptionError(f"{error.message.rstrip('.')}. {hint}", error.param, error.code) from error
 
 
 def _annotation(name: str, field: Any) -> Any:

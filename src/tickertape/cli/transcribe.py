@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tickertape.cli.inputs import InvalidInput, Recording, find_recordings
+from tickertape.cli.inputs import Recording, find_recordings
 from tickertape.cli.messages import EXIT_ERROR, EXIT_OK, EXIT_USAGE, describe, emit, say
 from tickertape.cli.outputs import plan_files, render, write_files
 from tickertape.cli.progress import Bar, figures
@@ -28,8 +28,7 @@ def transcribe_files(  # noqa: PLR0917 - as the command line names them
     """Transcribe recordings and return the exit code. Raises `OptionError` for conflicting options."""
     if options.language is not None:
         language_code(options.language)  # validate before the model loads
-    found = find_recordings(names)
-    recordings = [item for item in found if isinstance(item, Recording)]
+    recordings, invalid = find_recordings(names)
     if not folder and not as_json and (len(formats) > 1 or (len(recordings) > 1 and formats[0] != "txt")):
         message = "Several formats, or several files in a format other than txt, need --output-dir."
         raise OptionError(message, "output_dir", "invalid_output_dir")
@@ -40,9 +39,8 @@ def transcribe_files(  # noqa: PLR0917 - as the command line names them
     with Bar(shown=not quiet and not as_json and sys.stderr.isatty()) as bar:
         run = (JsonRun if as_json else Run)(pairs, bar, quiet, None if folder else formats[0])
         run.skipped = len(recordings) - len(pairs)
-        for item in found:
-            if isinstance(item, InvalidInput):
-                run.fail(item.shown, OptionError(item.reason, "file", "invalid_file"))
+        for name, error in invalid.items():
+            run.fail(name, error)
         if pairs:
             with load(progress=bar.loading) as model:
                 run.transcribe(model, options, reading)
