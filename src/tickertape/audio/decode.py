@@ -19,7 +19,7 @@ Notices about a recording that could be decoded:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -81,10 +81,12 @@ def decode(
         run = partial(_decode_once, MediaInput(reader, claim, raw), limits, track, channels == "split", allocate)
         try:
             result = run()
-            if claim.kind == "matroska" and (result.damaged or result.end_offset < 0.9 * reader.size):
+            decoder = result.decoder
+            if claim.kind == "matroska" and (decoder.damaged or decoder.end_offset < 0.9 * reader.size):
                 salvaged = run(salvage=True)
                 if salvaged.seconds > result.seconds:
-                    result = replace(salvaged, damaged=max(1, salvaged.damaged))
+                    salvaged.decoder.damaged = max(1, salvaged.decoder.damaged)
+                    result = salvaged
         except PYAV_ERRORS as error:
             raise InvalidAudioError(f"The recording is damaged and cannot be decoded. {HEADERLESS_HINT}") from error
     _check_result(result, limits)
@@ -123,13 +125,13 @@ class _Result:
     samples: Samples
     notices: list[Notice]
     declared: float | None  # seconds
-    seconds: float  # decoded, without the silence inserted for lost audio
-    damaged: int  # packets, and gaps between them
-    decoded: int  # packets
-    end_offset: int  # bytes of the file up to the end of the last packet
-    replaced: int  # samples
-    all_replaced: bool
-    anti_phase: bool
+    collector: SampleCollector
+    decoder: PacketDecoder
+
+    @property
+    def seconds(self) -> float:
+        """Decoded seconds, without the silence inserted for lost audio."""
+        return float(self.samples.shape[1] - self.collector.silence_samples) / SAMPLE_RATE
 
 
 def _decode_once(
@@ -152,19 +154,7 @@ def _decode_once(
         else:
             packets = read_packets(container, stream, on_error=decoder.count_loss)
         decoder.decode_all(packets, look_ahead)
-    samples = collector.finish()
-    return _Result(
-        samples,
-        notices,
-        declared,
-        seconds=(samples.shape[1] - collector.silence_samples) / SAMPLE_RATE,
-        damaged=decoder.damaged,
-        decoded=decoder.decoded,
-        end_offset=decoder.end_offset,
-        replaced=collector.replaced,
-        all_replaced=0 < collector.replaced == collector.seen,
-        anti_phase=collector.anti_phase,
-    )
+    return _Result(collector.finish(), notices, declared, collector, decoder)
 
 
 def _is_short(result: _Result) -> bool:
@@ -176,26 +166,30 @@ def _is_short(result: _Result) -> bool:
 def _check_result(result: _Result, limits: Limits) -> None:
     """Raise the error of a recording that cannot be used."""
     too_short = result.seconds < limits.min_seconds
-    if result.damaged > result.decoded or (_is_short(result) and too_short):
+    if result.decoder.damaged > result.decoder.decoded or (_is_short(result) and too_short):
         raise InvalidAudioError(f"The recording is damaged: most of it could not be decoded. {HEADERLESS_HINT}")
     if result.seconds <= 0.0:
         raise EmptyAudioError("The recording holds no audio.")
-    if result.all_replaced:
+    if 0 < result.collector.replaced == result.collector.seen:
         raise InvalidSamplesError("The recording holds only NaN or infinite values.")
     if too_short:
         raise AudioTooShortError(f"The recording is shorter than {limits.min_seconds:g} seconds.")
 
 
 def _notices(result: _Result, claim: Claim) -> list[Notice]:
+    collector, damaged = result.collector, result.decoder.damaged
     total = "" if result.declared is None else f" of {result.declared:.2f}"
     notices = {
-        "corrupt_frames": (result.damaged, f"{result.damaged} damaged or missing frames."),
+        "corrupt_frames": (damaged, f"{damaged} damaged or missing frames."),
         "audio_truncated": (
             _is_short(result) or claim.cut,
             f"The file is incomplete: {result.seconds:.2f}{total} seconds could be decoded.",
         ),
         "header_size_ignored": (claim.size_is_wrong, "The header gives a wrong length; the whole file was read."),
-        "invalid_samples_replaced": (result.replaced, f"{result.replaced} samples were not finite or out of range."),
-        "anti_phase_channels": (result.anti_phase, "The channels cancel each other; the louder one was used there."),
+        "invalid_samples_replaced": (
+            collector.replaced,
+            f"{collector.replaced} samples were not finite or out of range.",
+        ),
+        "anti_phase_channels": (collector.anti_phase, "The channels cancel each other; the louder one was used there."),
     }
     return [Notice(code, text) for code, (applies, text) in notices.items() if applies]

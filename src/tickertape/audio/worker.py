@@ -1,7 +1,7 @@
 """The worker process of `worker_pool`: decodes recordings for its parent until the parent ends.
 
-Recordings and samples are memory files (`memfd_create`), passed as descriptors over a socket. The parent sends a line
-of JSON with the options of `audio.decode`, and the recording's descriptor. The worker sends lines, too:
+Recordings and samples are memory files (`memfd_create`), passed as descriptors over a socket. The parent sends the
+options of `audio.decode` as JSON, with the recording's descriptor. The worker answers in JSON, too:
 
     {"ready": true}                                             once
     {"rows": 2, "room": 960, "length": 950, "notices": [[...]]}  with the descriptor of the samples
@@ -59,10 +59,10 @@ def main(descriptor: int, parent: int, target: str) -> None:
     _settle(parent)
     module, _, name = target.partition(":")
     decode: Decode = getattr(importlib.import_module(module), name)
-    with socket.socket(fileno=descriptor) as line, suppress(ConnectionError):
-        send(line, {"ready": True})
-        while files := (received := receive(line))[1]:
-            answer(line, decode, received[0], files[0])
+    with socket.socket(fileno=descriptor) as connection, suppress(ConnectionError):
+        send(connection, {"ready": True})
+        while files := (received := receive(connection))[1]:
+            answer(connection, decode, received[0], files[0])
 
 
 def _settle(parent: int) -> None:
@@ -79,27 +79,27 @@ def _settle(parent: int) -> None:
         sys.exit()
 
 
-def answer(line: socket.socket, decode: Decode, wish: Mapping[str, Any], file: int) -> None:
+def answer(connection: socket.socket, decode: Decode, request: Mapping[str, Any], file: int) -> None:
     """Decode the recording in `file` with the options, and send the result."""
     memory = SharedMemory()
-    options = {**wish, "limits": Limits(**wish["limits"]), "allocate": memory.allocate}
+    options = {**request, "limits": Limits(**request["limits"]), "allocate": memory.allocate}
     try:
         with os.fdopen(file, "rb") as recording:
             recording.seek(0)  # an earlier worker may have read it
-            heard = decode(recording, **options)
+            decoded = decode(recording, **options)
     except TickertapeError as error:
-        send(line, {"error": type(error).__name__, "args": error.args})
+        send(connection, {"error": type(error).__name__, "args": error.args})
     except MemoryError:
         os._exit(1)  # counts as a crash
     except Exception as error:  # noqa: BLE001 - the parent logs the place without the message
         frames = traceback.extract_tb(error.__traceback__)
         where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
-        send(line, {"unexpected": type(error).__name__, "where": where})
+        send(connection, {"unexpected": type(error).__name__, "where": where})
     else:
-        descriptor, room = memory.find(heard.samples)
-        rows, length = heard.samples.shape
-        notices = [[notice.code, notice.message] for notice in heard.notices]
-        send(line, {"rows": rows, "room": room, "length": length, "notices": notices}, [descriptor])
+        descriptor, room = memory.find(decoded.samples)
+        rows, length = decoded.samples.shape
+        notices = [[notice.code, notice.message] for notice in decoded.notices]
+        send(connection, {"rows": rows, "room": room, "length": length, "notices": notices}, [descriptor])
 
 
 class SharedMemory:
@@ -132,30 +132,20 @@ def memory_file(name: str) -> int:
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
-def send(line: socket.socket, body: Mapping[str, Any], files: Sequence[int] = ()) -> None:
-    """Send a line of JSON with descriptors. Raises `OSError` if the peer has ended."""
-    data = json.dumps(body).encode() + b"\n"
-    sent = socket.send_fds(line, [data], files) if files else 0
-    line.sendall(data[sent:])
+def send(connection: socket.socket, body: Mapping[str, Any], files: Sequence[int] = ()) -> None:
+    """Send a message with descriptors. Raises `OSError` if the peer has ended."""
+    socket.send_fds(connection, [json.dumps(body).encode()], files)
 
 
-def receive(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The next line and its descriptors, at most one; both empty at the end.
+def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The next message and its descriptors, at most one; both empty at the end.
 
-    Raises `OSError`, and `ValueError` or `TypeError` for an invalid line.
+    Raises `OSError`, and `ValueError` or `TypeError` for an invalid message.
     """
-    data, files, _, _ = socket.recv_fds(line, MAX_MESSAGE_BYTES, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    data, files, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     try:
-        while (
-            data
-            and not data.endswith(b"\n")
-            and len(data) < MAX_MESSAGE_BYTES
-            and (more := line.recv(MAX_MESSAGE_BYTES))
-        ):
-            data += more
-        body = dict(json.loads(data)) if data else {}
+        return (dict(json.loads(data)) if data else {}), list(files)
     except BaseException:
         for file in files:
             os.close(file)
         raise
-    return body, list(files)

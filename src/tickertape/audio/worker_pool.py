@@ -243,7 +243,7 @@ class _Process:
 
     def __init__(self, target: str) -> None:
         self.idle_since = 0.0
-        self._line, theirs = socket.socketpair()
+        self._line, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 number = theirs.fileno()
