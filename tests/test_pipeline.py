@@ -12,8 +12,20 @@ import pytest
 
 from tickertape import pipeline
 from tickertape.errors import EngineError, OptionError
-from tickertape.pipeline import Model, Update, plan, transcribe
-from tickertape.types import SAMPLE_RATE, Audio, Decoded, ModelInfo, Notice, Options, Samples, Segment, Span, Window
+from tickertape.pipeline import Model, Update, plan
+from tickertape.types import (
+    SAMPLE_RATE,
+    Audio,
+    Decoded,
+    Detect,
+    ModelInfo,
+    Notice,
+    Options,
+    Samples,
+    Segment,
+    Span,
+    Window,
+)
 
 ENGLISH = Options(language="en")
 
@@ -67,9 +79,14 @@ class FakeBackend:
         return Decoded((segment,), options.language or language, probability)
 
 
-async def collect(audio: Audio, backend: FakeBackend, options: Options = ENGLISH, **changes: object) -> list[Update]:
-    settings = {"detect": every_ten_seconds, "trimmed": True} | changes
-    return [update async for update in transcribe(audio, backend, options, **settings)]  # type: ignore[arg-type]
+def model(backend: FakeBackend, detect: Detect = every_ten_seconds) -> Model:
+    return Model(ModelInfo("demo", trimmed=True), backend, detect)
+
+
+async def collect(
+    audio: Audio, backend: FakeBackend, options: Options = ENGLISH, detect: Detect = every_ten_seconds
+) -> list[Update]:
+    return [update async for update in model(backend, detect).transcribe(audio, options)]
 
 
 async def test_segments_come_in_order_whatever_finishes_first() -> None:
@@ -94,7 +111,7 @@ async def test_text_streams_before_the_end() -> None:
     windows = list(plan(audio(120), every_ten_seconds, trimmed=True))
     last = windows[-1].start // SAMPLE_RATE
     backend = FakeBackend(held={last: asyncio.Event()})
-    stream = transcribe(audio(120), backend, ENGLISH, detect=every_ten_seconds, trimmed=True)
+    stream = model(backend).transcribe(audio(120), ENGLISH)
     updates = [await anext(stream) for _ in windows[:-1]]
     assert any(update.segments for update in updates)
     assert not backend.held[last].is_set()
@@ -124,7 +141,7 @@ async def test_closing_the_stream_cancels_what_waits(monkeypatch: pytest.MonkeyP
     seconds = [window.start // SAMPLE_RATE for window in plan(audio(200), every_ten_seconds, trimmed=True)]
     backend = FakeBackend(held={second: asyncio.Event() for second in seconds[1:]})
     monkeypatch.setattr(pipeline, "IN_FLIGHT", 4)
-    stream = transcribe(audio(200), backend, ENGLISH, detect=every_ten_seconds, trimmed=True)
+    stream = model(backend).transcribe(audio(200), ENGLISH)
     await anext(stream)
     task = asyncio.ensure_future(anext(stream))
     await backend.reached(4)
@@ -219,7 +236,6 @@ async def test_without_detection_windows_are_plain() -> None:
 )
 def test_a_model_refuses_what_it_cannot_honour(options: Options, code: str) -> None:
     """Languages and tasks that the checkpoint lacks, and wrong options, raise `OptionError` before anything runs."""
-    model = Model(ModelInfo("demo", translates=False), FakeBackend())
     with pytest.raises(OptionError) as caught:
-        model.transcribe(audio(1), options)
+        Model(ModelInfo("demo", translates=False), FakeBackend()).check(options)
     assert code == caught.value.code

@@ -1,6 +1,6 @@
 """A recording becomes a stream of segments, over any backend.
 
-    async for update in transcribe(audio, backend, options, detect=detector.stream):
+    async for update in model.transcribe(audio, options):
         show(update.segments)
     transcript = update.transcript
 
@@ -61,39 +61,33 @@ class Model:
         if not 1 <= options.beam_size <= MAX_BEAMS:
             raise OptionError(f"beam_size must be from 1 to {MAX_BEAMS}.", "beam_size", "invalid_beam_size")
 
-    def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncGenerator[Update, None]:
-        """Transcribe a recording; see `transcribe`. `vad=False` takes plain 30 s windows with overlap."""
+    async def transcribe(self, audio: Audio, options: Options, *, vad: bool = True) -> AsyncGenerator[Update, None]:
+        """Transcribe a recording; see the module's example. `vad=False` takes plain 30 s windows with overlap.
+
+        Raises `OptionError`, and `DecodeError` if a window cannot be decoded.
+        """
         self.check(options)
-        detect = self.detect if vad else None
-        return transcribe(audio, self.backend, options, detect=detect, trimmed=self.info.trimmed)
-
-
-async def transcribe(
-    audio: Audio, backend: Backend, options: Options, *, detect: Detect | None = None, trimmed: bool = False
-) -> AsyncGenerator[Update, None]:
-    """Transcribe a recording; see the module's example.
-
-    `detect` finds speech (None: plain 30 s windows with overlap). `trimmed`: the checkpoint was trained on short
-    windows, so pauses need not be filled. Raises `DecodeError` if a window cannot be decoded.
-    """
-    channels = audio.samples.shape[0]
-    assembler = Assembler(duration=audio.length, channels=channels, task=options.task, notices=audio.notices)
-    total = audio.length * channels
-    ends = [0] * channels  # in each channel everything before the end of its last window is done
-    windows = plan(audio, detect, trimmed=trimmed)
-    async with contextlib.aclosing(_decode_in_order(windows, backend, options)) as results:
-        async for window, decoded in results:
-            ends[window.channel] = window.end
-            yield Update(assembler.add(window, decoded), sum(ends), total, decoded)
-    rest = assembler.finish()
-    transcript = assembler.transcript()
-    if not transcript.segments:
-        transcript = replace(transcript, notices=(*transcript.notices, NO_SPEECH))
-    yield Update(rest, total, total, transcript=transcript)
+        channels = audio.samples.shape[0]
+        assembler = Assembler(duration=audio.length, channels=channels, task=options.task, notices=audio.notices)
+        total = audio.length * channels
+        ends = [0] * channels  # in each channel everything before the end of its last window is done
+        windows = plan(audio, self.detect if vad else None, trimmed=self.info.trimmed)
+        async with contextlib.aclosing(_decode_in_order(windows, self.backend, options)) as results:
+            async for window, decoded in results:
+                ends[window.channel] = window.end
+                yield Update(assembler.add(window, decoded), sum(ends), total, decoded)
+        rest = assembler.finish()
+        transcript = assembler.transcript()
+        if not transcript.segments:
+            transcript = replace(transcript, notices=(*transcript.notices, NO_SPEECH))
+        yield Update(rest, total, total, transcript=transcript)
 
 
 def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Iterator[Window]:
-    """The windows of a recording by start time, channels interleaved; each is computed on demand."""
+    """The windows of a recording by start time, channels interleaved; each is computed on demand.
+
+    `trimmed`: the checkpoint was trained on short windows, so pauses need not be filled.
+    """
     channels = [
         chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
         if detect
