@@ -44,7 +44,7 @@ BUDGET = {
     "server": 4180,
     "cluster": 873,
     "deploy": 500,
-    "cli": 1172,
+    "cli": 1155,
     "": 1006,
 }
 

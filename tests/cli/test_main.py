@@ -310,8 +310,8 @@ def test_notices_are_printed(engine: fakes.FakeEngine, calls: Path, capsys: pyte
 
 def test_the_bar_counts_audio_and_work() -> None:
     """The figures are audio seconds, and the work that each of them takes."""
-    assert figures(30.0, 90.0, 3.0) == "0:30 of 1:30  real-time factor 0.100 (10.0x)"
-    assert figures(0.0, 7200.0, 0.0) == "0:00 of 2:00:00"
+    assert figures(30.0, 90.0, 3.0) == "0:00:30 of 0:01:30  real-time factor 0.100 (10.0x)"
+    assert figures(0.0, 7200.0, 0.0) == "0:00:00 of 2:00:00"
 
 
 def test_a_bar_that_is_not_shown_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,8 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,19 +70,19 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     task: options.TaskName = "transcribe",
     word_timestamps: options.WordTimestamps = False,
     channels: options.ChannelsMode = "mix",
-    track: options.Track = None,
+    track: Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of the audio track, from 0.")] = None,
     audio_format: options.AudioFormat = None,
-    max_hours: options.MaxHours = 4.0,
+    max_hours: Annotated[float, typer.Option(min=0.0, metavar="H", help="Reject longer recordings.")] = 4.0,
     no_vad: options.NoVad = False,
     prompt: options.Prompt = None,
-    hotwords: options.Hotwords = None,
-    beam_size: options.BeamSize = 1,
+    hotwords: Annotated[str | None, typer.Option(metavar="WORDS", help="Words to expect.")] = None,
+    beam_size: Annotated[int, typer.Option(min=1, max=10, metavar="N", help="Number of beams; 1 is greedy.")] = 1,
     temperature: options.Temperature = options.TEMPERATURES,
     device: options.DeviceName = "auto",
     compute_type: options.ComputeType = "auto",
     precision: options.PrecisionName = "auto",
     threads: options.Threads = None,
-    batch: options.Batch = 8,
+    batch: Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Maximum number of windows in a batch.")] = 8,
     base: options.Base = None,
     offline: options.Offline = False,
     as_json: options.AsJson = False,
@@ -206,11 +208,11 @@ def serve(context: typer.Context, config: options.Config = None) -> None:
 
 @app.command()
 def keys(
-    action: options.KeyAction,
-    file: options.KeysOf,
-    id: options.KeyId = None,  # noqa: A002 - the name users know it by
-    requests_per_minute: options.PerMinute = 0,
-    concurrent_requests: options.AtOnce = 0,
+    action: Annotated[Literal["add", "list", "remove"], typer.Argument(help="add, list or remove.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The key file; `add` creates it.")],
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="Name of the key, shown in logs and metrics.")] = None,  # noqa: A002 - the name users know it by
+    requests_per_minute: Annotated[int, typer.Option(min=0, metavar="N", help="0: no limit.")] = 0,
+    concurrent_requests: Annotated[int, typer.Option(min=0, metavar="N", help="0: no limit.")] = 0,
 ) -> None:
     """Add, list and remove API keys of the service.
 

@@ -47,14 +47,10 @@ WordTimestamps = Annotated[bool, typer.Option(
     "--word-timestamps", "-w", help="Compute the time of every word; improves the line breaks of subtitles.")]
 ChannelsMode = Annotated[Literal["mix", "split"], typer.Option(
     help="mix: merge all channels. split: one speaker per channel, as in telephone calls.")]
-Track = Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of the audio track, from 0.")]
 AudioFormat = Annotated[str | None, typer.Option(
     metavar="FORMAT", help='Format of audio without a header: "mulaw;rate=8000;channels=2".')]
-MaxHours = Annotated[float, typer.Option(min=0.0, metavar="H", help="Reject longer recordings.")]
 NoVad = Annotated[bool, typer.Option("--no-vad", help="Transcribe plain windows of 30 s, not windows around speech.")]
 Prompt = Annotated[str | None, typer.Option(metavar="TEXT", help="Earlier text, or names and spellings to expect.")]
-Hotwords = Annotated[str | None, typer.Option(metavar="WORDS", help="Words to expect.")]
-BeamSize = Annotated[int, typer.Option(min=1, max=10, metavar="N", help="Number of beams; 1 is greedy and fastest.")]
 Temperature = Annotated[str, typer.Option(metavar="T,...", help="Temperatures to try until a text passes the checks.")]
 DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device; auto uses CUDA if available.")]
 ComputeType = Annotated[str, typer.Option(
@@ -66,7 +62,6 @@ StoredType = Annotated[str, typer.Option(
 PrecisionName = Annotated[Literal["auto", "f32", "bf16"], typer.Option(
     help="Number format of the encoder on a CPU; auto uses bf16 if the CPU supports it.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, metavar="N", help="CPU threads. Default: all cores.")]
-Batch = Annotated[int, typer.Option(min=1, max=256, metavar="N", help="Maximum number of windows in a batch.")]
 Base = Annotated[str | None, typer.Option(
     metavar="CHECKPOINT", help="Base of a LoRA adapter. Default: the base that the adapter names.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the hub.")]
@@ -74,11 +69,4 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object per li
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file, TOML or YAML.")]
-
-# Arguments of `keys`.
-KeyAction = Annotated[Literal["add", "list", "remove"], typer.Argument(help="add, list or remove.")]
-KeysOf = Annotated[Path, typer.Argument(metavar="FILE", help="The key file; `add` creates it.")]
-KeyId = Annotated[str | None, typer.Argument(metavar="ID", help="Name of the key, shown in logs and metrics.")]
-PerMinute = Annotated[int, typer.Option(min=0, metavar="N", help="0: no limit.")]
-AtOnce = Annotated[int, typer.Option(min=0, metavar="N", help="0: no limit.")]
 # fmt: on

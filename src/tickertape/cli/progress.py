@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -66,11 +67,4 @@ class Bar:
 def figures(done: float, total: float, work: float) -> str:
     """Audio seconds done and in total, and the real-time factor: seconds of work per second of audio."""
     factor = f"  real-time factor {work / done:.3f} ({done / work:.1f}x)" if done and work > 0 else ""
-    return f"{clock(done)} of {clock(total)}{factor}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{timedelta(seconds=int(done))} of {timedelta(seconds=int(total))}{factor}"
