@@ -40,12 +40,12 @@ BUDGET = {
     "transcripts": 677,
     "audio": 2101,
     "checkpoints": 1105,
-    "engine": 1163,
+    "engine": 1158,
     "server": 4180,
     "cluster": 873,
     "deploy": 500,
     "cli": 1155,
-    "": 1006,
+    "": 1001,
 }
 
 

@@ -21,11 +21,13 @@ class TickertapeError(Exception):
 
     code: str = "internal_error"  # stable, documented, sent to clients
     status: int = 500  # of the HTTP response
+    param: str | None = None  # the field or option at fault
     retry_after: float = 0.0  # seconds after which another try can succeed; 0: it cannot
 
-    def __init_subclass__(cls, code: str | None = None, status: int | None = None) -> None:
+    def __init_subclass__(cls, code: str | None = None, status: int | None = None, param: str | None = None) -> None:
         cls.code = code or cls.code
         cls.status = status or cls.status
+        cls.param = param or cls.param
 
     @property
     def message(self) -> str:
@@ -36,13 +38,9 @@ class TickertapeError(Exception):
 class CallerError(TickertapeError, code="invalid_request", status=400):
     """The caller can correct it."""
 
-    param: str | None = None  # the field or option at fault
 
-
-class AudioError(CallerError, code="invalid_audio"):
+class AudioError(CallerError, code="invalid_audio", param="file"):
     """The recording cannot be used."""
-
-    param = "file"
 
 
 class EmptyFileError(AudioError, code="empty_file"):
@@ -94,10 +92,8 @@ class OptionError(CallerError):
         self.code = code  # one class for all fields; the code names the field's rule
 
 
-class ModelNotFoundError(CallerError, code="model_not_found", status=404):
+class ModelNotFoundError(CallerError, code="model_not_found", status=404, param="model"):
     """No model under that name."""
-
-    param = "model"
 
 
 class CheckpointError(CallerError, code="invalid_checkpoint"):

@@ -73,6 +73,7 @@ class Started:
 
 Close: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 Event: TypeAlias = "Started | Update | TickertapeError"
+Events: TypeAlias = "Generator[tuple[int, Event], None, None]"  # with the index of their recording
 
 
 def load(
@@ -188,7 +189,7 @@ class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
 
     def transcribe_many(
         self, sources: Iterable[AudioSource], options: Options | None = None, reading: Reading | None = None
-    ) -> Generator[tuple[int, Event], None, None]:
+    ) -> Events:
         """Transcribe recordings side by side, so that short ones share batches.
 
         Yields events with the index of their recording: `Started`, then updates, of which the last holds the
@@ -211,9 +212,7 @@ class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
         self._thread.join()
         self._loop.close()
 
-    def _events(
-        self, sources: Iterable[AudioSource], options: Options, reading: Reading
-    ) -> Generator[tuple[int, Event], None, None]:
+    def _events(self, sources: Iterable[AudioSource], options: Options, reading: Reading) -> Events:
         """Run the transcriptions in the loop's thread and pass their events to this one."""
         if self._loop.is_closed():
             raise RuntimeError("the transcriber is closed")

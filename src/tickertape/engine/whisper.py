@@ -197,10 +197,12 @@ class WhisperEngine:
         """Decode windows of equal prompt layout and temperature."""
         first, temperature = group[0].options, group[0].temperature
         prompts = [self._prompt(state) for state in group]
+        sampling = {"num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": temperature}
         results = self._decoder.generate(
             self._input(group),
             prompts,
-            **_search(first, temperature),
+            beam_size=1 if temperature > 0 else first.beam_size,
+            **(sampling if temperature > 0 else {}),
             max_length=self._max_length(first, len(prompts[0])),
             return_scores=True,
             return_no_speech_prob=True,
@@ -303,13 +305,6 @@ class WhisperEngine:
         if words and not options.timestamps:
             segment = replace(segment, start_sample=words[0].start_sample, end_sample=words[-1].end_sample)
         return segment
-
-
-def _search(options: Options, temperature: float) -> dict[str, Any]:
-    """CTranslate2's arguments for one temperature: greedy or beam at 0, else the best of a few samples."""
-    if temperature > 0:
-        return {"beam_size": 1, "num_hypotheses": BEST_OF, "sampling_topk": 0, "sampling_temperature": temperature}
-    return {"beam_size": options.beam_size}
 
 
 def _fails(attempt: _Attempt, options: Options) -> bool:
