@@ -50,6 +50,6 @@ def make_options(named: Mapping[str, tuple[Any, Any]]) -> list[Any]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
         for name, (hint, default) in named.items()
     ])  # fmt: skip
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(command)
     return typer.main.get_command(app).params
