@@ -92,14 +92,10 @@ def _cpuinfo(*fields: str) -> str:
 
 def _granted_cores() -> float | None:
     """The container's quota in cores, from either version of control groups."""
-    try:
-        quota, _, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").strip().partition(" ")
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    quota_us = _number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-    period_us = _number("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
+    quota, period = (_number(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    with suppress(OSError, ValueError):  # "max" is no number
+        quota, period = map(float, Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split())
+    return quota / period if quota and period and quota > 0 else None
 
 
 def _number(path: str) -> float | None:

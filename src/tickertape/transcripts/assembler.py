@@ -65,8 +65,8 @@ class Assembler:
 
     def finish(self) -> tuple[Segment, ...]:
         """Return the remaining segments; no window follows."""
-        for channel in sorted(self._pending):
-            self._settle(self._pending[channel])
+        for pending in self._pending.values():
+            self._settle(pending)
         self._pending.clear()
         return self._release(self._duration)
 
@@ -113,12 +113,12 @@ def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
         start, end = (min(window.start + max(at, 0), latest) for at in (timed.start_sample, timed.end_sample))
         return replace(timed, start_sample=start, end_sample=end)
 
-    placed = [
-        replace(place(segment), words=tuple(map(place, segment.words)))
+    spoken = [
+        replace(segment, channel=window.channel, language=decoded.language, words=tuple(map(place, segment.words)))
         for segment in decoded.segments
         if segment.text.strip()
     ]
-    return [replace(segment, channel=window.channel, language=decoded.language) for segment in placed]
+    return list(map(place, spoken))
 
 
 def _after(segment: Segment, end: int) -> Segment:
