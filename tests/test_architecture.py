@@ -40,7 +40,7 @@ BUDGET = {
     "transcripts": 677,
     "audio": 2101,
     "checkpoints": 1105,
-    "engine": 1158,
+    "engine": 1154,
     "server": 4180,
     "cluster": 873,
     "deploy": 500,
