@@ -1,7 +1,7 @@
 """The worker process of `worker_pool`: decodes recordings for its parent until the parent ends.
 
-Recordings and samples are memory files (`memfd_create`), passed as descriptors over a socket. The parent sends the
-options of `audio.decode` as JSON, with the recording's descriptor. The worker answers in JSON, too:
+Recordings and samples are memory files (`memfd_create`), passed as descriptors over a socket that keeps messages apart.
+The parent sends the options of `audio.decode` as JSON, with the recording's descriptor. The worker sends:
 
     {"ready": true}                                             once
     {"rows": 2, "room": 960, "length": 950, "notices": [[...]]}  with the descriptor of the samples
@@ -46,20 +46,20 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BOOT = """\
 import os, sys
 os.putenv("OPENBLAS_NUM_THREADS", "1")
-sys.path[:] = sys.argv[4:]
+sys.path[:] = sys.argv[3:]
 from tickertape.audio.worker import main
-main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+main(int(sys.argv[1]), sys.argv[2])
 """
 
 Decode = Callable[..., Audio]
 
 
-def main(descriptor: int, parent: int, target: str) -> None:
-    """Decode what arrives at the socket `descriptor` with the function `target`, "module:function"."""
+def main(parent: int, target: str) -> None:
+    """Decode what arrives at the socket that is standard input with the function `target`, "module:function"."""
     _settle(parent)
     module, _, name = target.partition(":")
     decode: Decode = getattr(importlib.import_module(module), name)
-    with socket.socket(fileno=descriptor) as connection, suppress(ConnectionError):
+    with socket.socket(fileno=0) as connection, suppress(ConnectionError):
         send(connection, {"ready": True})
         while files := (received := receive(connection))[1]:
             answer(connection, decode, received[0], files[0])
@@ -133,7 +133,7 @@ def memory_file(name: str) -> int:
 
 
 def send(connection: socket.socket, body: Mapping[str, Any], files: Sequence[int] = ()) -> None:
-    """Send a message with descriptors. Raises `OSError` if the peer has ended."""
+    """Send a JSON message with descriptors. Raises `OSError` if the peer has ended."""
     socket.send_fds(connection, [json.dumps(body).encode()], files)
 
 
@@ -144,7 +144,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """
     data, files, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
     try:
-        return (dict(json.loads(data)) if data else {}), list(files)
+        return dict(json.loads(data or b"{}")), list(files)
     except BaseException:
         for file in files:
             os.close(file)

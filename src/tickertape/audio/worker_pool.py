@@ -27,7 +27,6 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,13 +36,7 @@ from tickertape import errors
 from tickertape.audio import decode as audio
 from tickertape.audio.limits import Limits
 from tickertape.audio.worker import BOOT, DECODE, memory_file, receive, send
-from tickertape.errors import (
-    DeadlineExceededError,
-    HarmfulAudioError,
-    OverloadedError,
-    ShuttingDownError,
-    TickertapeError,
-)
+from tickertape.errors import HarmfulAudioError, OverloadedError, ShuttingDownError, TickertapeError
 from tickertape.types import Audio, Notice, Samples
 
 logger = logging.getLogger(__name__)
@@ -62,7 +55,7 @@ class Decoders:
     def __init__(self, count: int, *, timeout: float, target: str = DECODE) -> None:
         self._timeout = timeout
         self._target = target
-        self._uses_processes = _has_memory_files()
+        self._uses_processes = hasattr(os, "memfd_create")
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="audio")  # one thread waits for each worker
         self._lock = threading.Lock()
         self._closed = False
@@ -84,7 +77,10 @@ class Decoders:
         try:
             return await loop.run_in_executor(self._threads, self._decode, call)
         except asyncio.CancelledError:
-            self._abandon(call)
+            with self._lock:
+                call.abandoned = True
+                if call.process is not None:
+                    call.process.kill()
             raise
         finally:
             loop.call_later(IDLE + 1, self._trim)
@@ -93,7 +89,7 @@ class Decoders:
         """Start a worker in the background. Further calls do nothing."""
         if not self._warmed and not self._closed:
             self._warmed = True
-            self._threads.submit(self._warm)
+            self._threads.submit(lambda: self._give(self._take()))
 
     def close(self) -> None:
         """Kill every worker. Pending calls raise `ShuttingDownError`."""
@@ -114,13 +110,13 @@ class Decoders:
             with call.file:
                 return audio.decode(call.file, **call.options)
         try:
-            recording = _memory_copy(call.file)
-            try:
+            with os.fdopen(memory_file("recording"), "wb") as recording:
+                with call.file, call.file.getbuffer() as data:
+                    recording.write(data)
+                recording.flush()
                 for _ in range(MAX_ATTEMPTS):
-                    if (decoded := self._attempt(call, recording)) is not None:
+                    if (decoded := self._attempt(call, recording.fileno())) is not None:
                         return decoded
-            finally:
-                os.close(recording)
         except OSError as error:
             raise OverloadedError("No audio decoder could be started; try again later.") from error
         raise HarmfulAudioError("Two audio decoders died of this recording; it is not tried again.")
@@ -133,7 +129,13 @@ class Decoders:
             answer = process.decode(recording, call.options, self._timeout)
         except _DIED as error:
             self._drop(process)
-            self._explain(call, process, error)
+            if self._closed or call.abandoned:  # then nobody receives the error
+                raise ShuttingDownError("The service is shutting down.") from error
+            if isinstance(error, TimeoutError):
+                logger.warning("an audio decoder came to no end", extra={"fields": {"seconds": self._timeout}})
+                message = f"Decoding this recording takes more than {self._timeout:g} seconds; it is not tried again."
+                raise HarmfulAudioError(message) from error
+            logger.warning("an audio decoder died", extra={"fields": {"status": process.status}})
             return None
         finally:
             self._assign(call, None)
@@ -152,50 +154,26 @@ class Decoders:
             if call.abandoned and process is not None:
                 process.kill()
 
-    def _abandon(self, call: _Call) -> None:
-        """The caller has left: kill the worker that decodes its recording."""
-        with self._lock:
-            call.abandoned = True
-            if call.process is not None:
-                call.process.kill()
-
-    def _explain(self, call: _Call, process: _Process, error: Exception) -> None:
-        """Log why a worker ended while decoding. Raises unless the recording may be retried."""
-        if self._closed:
-            raise ShuttingDownError("The service is shutting down.") from error
-        if call.abandoned:
-            raise DeadlineExceededError("The caller no longer waits for this recording.") from error
-        if isinstance(error, TimeoutError):
-            _warn("an audio decoder came to no end", seconds=self._timeout)
-            message = f"Decoding this recording takes more than {self._timeout:g} seconds; it is not tried again."
-            raise HarmfulAudioError(message) from error
-        _warn("an audio decoder died", status=process.status)
-
     def _take(self) -> _Process:
-        """An idle worker, or a new one. Raises `OSError` if none starts."""
+        """An idle worker, or a new one that is ready. Raises `OSError` if none starts."""
         while True:
             with self._lock:
+                if self._closed:
+                    raise ShuttingDownError("The service is shutting down.")
                 if not self._idle:
+                    process = _Process(self._target)
+                    self._all.add(process)
                     break
                 process = self._idle.pop()
             if process.status is None:
                 return process
             self._drop(process)  # killed from outside while idle
-        return self._started()
-
-    def _started(self) -> _Process:
-        """A new worker that is ready. Raises `OSError`."""
-        process = _Process(self._target)
         try:
-            with self._lock:
-                if self._closed:
-                    raise ConnectionAbortedError("the pool is closed")
-                self._all.add(process)
             process.wait_until_ready()
         except _DIED as error:
             self._drop(process)
             if not self._closed:
-                _warn("an audio decoder did not start", status=process.status)
+                logger.warning("an audio decoder did not start", extra={"fields": {"status": process.status}})
             raise OSError("an audio decoder did not start") from error
         return process
 
@@ -213,10 +191,6 @@ class Decoders:
         with self._lock:
             self._all.discard(process)
         process.end()
-
-    def _warm(self) -> None:
-        with suppress(OSError):
-            self._give(self._take())
 
     def _trim(self) -> None:
         """End workers that were idle for `IDLE` seconds, but keep one."""
@@ -243,14 +217,13 @@ class _Process:
 
     def __init__(self, target: str) -> None:
         self.idle_since = 0.0
-        self._line, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self._connection, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-I", "-c", BOOT, str(os.getpid()), target, *sys.path]
         try:
             with theirs:
-                number = theirs.fileno()
-                words = [sys.executable, "-I", "-c", BOOT, str(number), str(os.getpid()), target, *sys.path]
-                self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[number])  # noqa: S603 - this Python
+                self._process = subprocess.Popen(command, stdin=theirs.fileno())  # noqa: S603 - this Python
         except BaseException:
-            self._line.close()
+            self._connection.close()
             raise
 
     @property
@@ -260,22 +233,23 @@ class _Process:
 
     def wait_until_ready(self) -> None:
         """Wait for the message that the worker is ready."""
-        self._line.settimeout(START_TIMEOUT)
-        if not receive(self._line)[0]:
+        self._connection.settimeout(START_TIMEOUT)
+        if not receive(self._connection)[0]:
             raise ConnectionError("the worker ended during its start")
 
     def decode(self, recording: int, options: dict[str, Any], timeout: float) -> Audio | Exception:
         """The decoded audio, or the exception that decoding raised."""
-        self._line.settimeout(timeout)
-        send(self._line, {**options, "limits": asdict(options["limits"])}, [recording])
-        body, files = receive(self._line)
+        self._connection.settimeout(timeout)
+        send(self._connection, {**options, "limits": asdict(options["limits"])}, [recording])
+        body, files = receive(self._connection)
         if files:
             try:
                 return _adopted(body, files[0])
             finally:
                 os.close(files[0])
         if "unexpected" in body:
-            _warn("an audio decoder failed", error=str(body["unexpected"]), where=list(map(str, body["where"])))
+            fields = {"error": str(body["unexpected"]), "where": list(map(str, body["where"]))}
+            logger.warning("an audio decoder failed", extra={"fields": fields})
             return RuntimeError(str(body["unexpected"]))
         return _error(body)
 
@@ -287,7 +261,7 @@ class _Process:
         """Kill the process, wait for its exit and close the socket. No other thread may use it."""
         self._process.kill()
         self._process.wait()
-        self._line.close()
+        self._connection.close()
 
 
 _DIED = (OSError, ValueError, TypeError, KeyError)
@@ -303,41 +277,14 @@ def _adopted(body: dict[str, Any], file: int) -> Audio:
     return Audio(samples[:, :length], tuple(Notice(str(code), str(text)) for code, text in body["notices"]))
 
 
-def _warn(message: str, **fields: object) -> None:
-    """Log a warning with its fields."""
-    logger.warning("%s", message, extra={"fields": fields})
-
-
 def _error(body: dict[str, Any]) -> TickertapeError:
     """The worker's `TickertapeError`, rebuilt from its name and arguments."""
-    situations = {type_.__name__: type_ for type_ in vars(errors).values() if isinstance(type_, type)}
-    error = situations[str(body["error"])](*body["args"])
-    if not isinstance(error, TickertapeError):
+    type_ = vars(errors)[str(body["error"])]
+    if not (isinstance(type_, type) and issubclass(type_, TickertapeError)):
         raise TypeError("not a TickertapeError")
-    return error
+    return type_(*body["args"])
 
 
 def _end(processes: set[_Process]) -> None:
     for process in tuple(processes):
         process.end()
-
-
-def _memory_copy(file: io.BytesIO) -> int:
-    """A memory file with the bytes of `file`, which is closed. Raises `OSError`."""
-    descriptor = memory_file("recording")
-    try:
-        with file, file.getbuffer() as data, open(descriptor, "wb", closefd=False) as copy:
-            copy.write(data)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _has_memory_files() -> bool:
-    """Whether the system supports memory files."""
-    try:
-        os.close(memory_file("trial"))
-    except (AttributeError, OSError):
-        return False
-    return True
