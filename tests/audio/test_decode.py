@@ -21,7 +21,9 @@ from tests.support.bad_recordings import REFUSED, SECOND, USED, WAV, halved, noi
 from tickertape import errors
 from tickertape.audio.containers import Claim, id3_end, read_claim
 from tickertape.audio.decode import decode
+from tickertape.audio.demux import MediaInput, declared_seconds, open_demuxer
 from tickertape.audio.limits import Limits
+from tickertape.audio.reader import open_source
 from tickertape.types import SAMPLE_RATE, Audio
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "audio"
@@ -549,12 +551,22 @@ def test_unknown_channel_modes_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "opus", "vorbis", "flac"])
 def test_headers_tell_the_length(name: str) -> None:
-    """What FFmpeg does not say reliably, the header does, once the tag before it is skipped."""
+    """The declared duration is right, whether it is read here or by FFmpeg, once the tag before it is skipped."""
     data = make.recording(name, 5.0)
     data = data[id3_end(lambda offset, count: data[offset : offset + count], len(data)) :]
     claim = read_claim(lambda offset, count: data[offset : offset + count], len(data))
-    assert claim.seconds == pytest.approx(5.0, abs=0.02)
+    with open_source(data, len(data)) as reader, open_demuxer(MediaInput(reader, claim)) as container:
+        declared = declared_seconds(container, container.streams.audio[0], claim)
+    assert declared == pytest.approx(5.0, abs=0.02)
     assert not claim.cut
+
+
+@pytest.mark.parametrize("missing", [1, 30, 60, 73])  # the last page has 73 bytes
+def test_an_ogg_that_ends_within_its_last_page_is_truncated(missing: int) -> None:
+    """A last page whose header or content is incomplete is reported, although it is marked as the last."""
+    data = make.recording("opus", 3.0)
+    assert len(data) - data.rindex(b"OggS") == 73
+    assert "audio_truncated" in codes(decode(data[:-missing]))
 
 
 @pytest.mark.parametrize("name", [*MUTATED, "webm_live"])

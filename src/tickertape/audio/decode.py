@@ -74,15 +74,15 @@ def decode(
     """
     if channels not in {"mix", "split"}:
         raise OptionError('channels must be "mix" or "split".', "channels", "invalid_channels")
-    raw = None if audio_format is None else parse_raw_format(audio_format)
+    raw = () if audio_format is None else parse_raw_format(audio_format)
     with open_source(source, limits.max_bytes) as reader:
         claim = Claim() if raw else _read_header(reader)
         _check_claim(claim, limits)
-        run = partial(_decode_once, MediaInput(reader, claim, raw), limits, track, channels == "split", allocate)
+        run = partial(_decode_once, MediaInput(reader, claim, *raw), limits, track, channels == "split", allocate)
         try:
             result = run()
             decoder = result.decoder
-            if claim.kind == "matroska" and (decoder.damaged or decoder.end_offset < 0.9 * reader.size):
+            if claim.demuxers == "matroska" and (decoder.damaged or decoder.end_offset < 0.9 * reader.size):
                 salvaged = run(salvage=True)
                 if salvaged.seconds > result.seconds:
                     salvaged.decoder.damaged = max(1, salvaged.decoder.damaged)
@@ -100,22 +100,18 @@ def _read_header(reader: SourceReader) -> Claim:
     """
     reader.skip(id3_end(reader.at, reader.size))
     claim = read_claim(reader.at, reader.size)
-    if claim.kind not in {"mp3", "flac", "ogg", "matroska"}:  # there FFmpeg reads tags at the start only
+    if claim.demuxers not in {"mp3,aac", "flac", "ogg", "matroska"}:  # there FFmpeg reads tags at the start only
         reader.masked = id3_tags(reader.at, reader.size)
     return claim
 
 
 def _check_claim(claim: Claim, limits: Limits) -> None:
-    if claim.protected:
-        raise InvalidAudioError("The recording is encrypted (DRM) and cannot be decoded. Export it without protection.")
+    if claim.error:
+        raise InvalidAudioError(claim.error)
     if claim.rate is not None:
         limits.check_rate(claim.rate)
     if claim.channels is not None:
         limits.check_channels(claim.channels)
-    if claim.bomb:
-        raise InvalidAudioError("The mp4's index is too large for a recording. Export the recording again.")
-    if claim.no_index:
-        raise InvalidAudioError("This is a truncated mp4: its index (moov) is missing. Upload the whole file.")
     if claim.seconds is not None:
         limits.check_duration(claim.seconds)
 

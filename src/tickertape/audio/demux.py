@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import av
@@ -21,18 +21,6 @@ from tickertape.audio.reader import SourceReader
 from tickertape.errors import InvalidAudioError, NoAudioStreamError, OptionError
 from tickertape.types import Notice
 
-# FFmpeg's demuxers allowed for each container that `read_claim` detects: FFmpeg's own detection must agree with it.
-DEMUXERS = {
-    "wav": "wav",
-    "ogg": "ogg",
-    "flac": "flac",
-    "mp4": "mov",
-    "matroska": "matroska",
-    "caf": "caf",
-    "asf": "asf",
-    "mp3": "mp3,aac",
-    "": "mp3,aac,amr,w64,aiff,au",
-}
 DECODERS = frozenset(
     {"aac", "alac", "flac", "opus", "libopus", "vorbis", "speex", "wmav1", "wmav2"}
     | {"mp1", "mp2", "mp3", "mp1float", "mp2float", "mp3float"}
@@ -56,16 +44,8 @@ _DEMUXER_OPTIONS = {
     "max_probe_packets": "1",  # otherwise FFmpeg searches wav samples for hidden DTS: slow, and another decoder exposed
     "max_size": "16384",  # bytes per wav packet; the default of 4,096 costs four times the calls
 }
-_DURATION_DEMUXERS = ("mov", "matroska", "w64", "caf", "aiff", "au", "asf")  # other demuxers only estimate durations
-
-
-@dataclass(frozen=True, slots=True)
-class RawFormat:
-    """The encoding of headerless data."""
-
-    name: str
-    rate: int  # Hz
-    channels: int
+# Other demuxers only estimate durations.
+_DURATION_DEMUXERS = ("mov", "matroska", "ogg", "flac", "w64", "caf", "aiff", "au", "asf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +54,23 @@ class MediaInput:
 
     reader: SourceReader
     claim: Claim
-    raw: RawFormat | None
+    raw_format: str | None = None  # FFmpeg's demuxer for headerless data
+    raw_options: dict[str, str] = field(default_factory=dict)
 
 
-def parse_raw_format(text: str) -> RawFormat:
-    """Parse "mulaw;rate=8000;channels=2". Raises `OptionError` for any other form."""
+def parse_raw_format(text: str) -> tuple[str, dict[str, str]]:
+    """FFmpeg's demuxer and its options for "mulaw;rate=8000;channels=2". Raises `OptionError` for any other form."""
     text = f"{text};rate={FIXED_RATES[text]}" if text in FIXED_RATES else text
     match = re.fullmatch(r"([a-z0-9]+);rate=([1-9][0-9]{0,5})(?:;channels=([1-8]))?", text, re.ASCII)
     if match is None or match[1] not in RAW_FORMATS:
         raise _format_error(f'"NAME;rate=HZ;channels=N" with a name among {", ".join(sorted(RAW_FORMATS))}')
     name, rate, channels = match[1], int(match[2]), int(match[3] or 1)
-    if name in FIXED_RATES and (rate, channels) != (FIXED_RATES[name], 1):
+    if name not in FIXED_RATES:
+        layout = f"{channels}C" if channels > 2 else ("mono", "stereo")[channels - 1]
+        return name, {"sample_rate": str(rate), "ch_layout": layout}
+    if (rate, channels) != (FIXED_RATES[name], 1):
         raise _format_error(f"{name};rate={FIXED_RATES[name]}, one channel")
-    return RawFormat(name, rate, channels)
+    return name, {"sample_rate": str(rate)} if name == "gsm" else {}
 
 
 def _format_error(expected: str) -> OptionError:
@@ -96,18 +80,12 @@ def _format_error(expected: str) -> OptionError:
 @contextmanager
 def open_demuxer(recording: MediaInput) -> Iterator[Any]:
     """An open PyAV container. Raises `InvalidAudioError` if no allowed demuxer accepts the bytes."""
-    raw = recording.raw
-    options = _DEMUXER_OPTIONS | {"format_whitelist": raw.name if raw else DEMUXERS[recording.claim.kind]}
-    if recording.claim.ignore_size:
+    reader, claim, name = recording.reader.clone(), recording.claim, recording.raw_format
+    options = _DEMUXER_OPTIONS | recording.raw_options | {"format_whitelist": name or claim.demuxers}
+    if claim.ignore_size:
         options["ignore_length"] = "1"
-    if raw and raw.name != "g722":
-        options["sample_rate"] = str(raw.rate)
-    if raw and raw.name not in FIXED_RATES:
-        options["ch_layout"] = f"{raw.channels}C" if raw.channels > 2 else ("mono", "stereo")[raw.channels - 1]
     try:
-        container = av.open(
-            recording.reader.clone(), format=raw and raw.name, options=options, metadata_errors="replace"
-        )
+        container = av.open(reader, format=name, options=options, metadata_errors="replace")
     except PYAV_ERRORS as error:
         raise InvalidAudioError(
             f"This is not a recording in an accepted format, or it is damaged. {HEADERLESS_HINT}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 ReadAt = Callable[[int, int], bytes]  # (offset, count) -> at most count bytes
 
@@ -28,9 +28,9 @@ def take(data: bytes, at: int, count: int) -> bytes:
     return data[at : at + count]
 
 
-def number(data: bytes, at: int, count: int, order: Literal["big", "little"] = "big") -> int:
-    """The unsigned integer in the `count` bytes from `at`."""
-    return int.from_bytes(take(data, at, count), order)
+def number(data: bytes, at: int, count: int) -> int:
+    """The unsigned big-endian integer in the `count` bytes from `at`."""
+    return int.from_bytes(take(data, at, count), "big")
 
 
 def unpack(layout: str, data: bytes, at: int = 0) -> tuple[Any, ...]:

@@ -24,7 +24,20 @@ _MIN_BLOCK_BYTES = 5  # track number, time (2), flags, one byte of content
 
 def is_cut(head: bytes, read: ReadAt, size: int) -> bool:
     """Whether the segment, or the last element of the last cluster, should end beyond the file."""
-    return max(_segment_end(head), _last_cluster_end(read, size)) > size
+    segment = head.find(_SEGMENT)
+    start = max(0, size - 2**20)
+    tail = read(start, 2**20)
+    at = tail.rfind(_CLUSTER)
+    try:
+        if segment >= 0 and sum(_ebml_size(head, segment + 4)) > size:
+            return True
+        while 0 <= at < len(tail) and not tail.startswith(_AFTER_CLUSTERS, at):
+            at = _cluster_element(tail, at)[2]
+    except TruncatedDataError:
+        return True
+    except DamagedDataError:
+        return False
+    return at > len(tail)
 
 
 def matroska_blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -59,36 +72,6 @@ def _next_believable(data: bytes, start: int) -> int:
     """Where the search for blocks resumes; -1 at the end of the data."""
     places = (match.start() for match in _CANDIDATE.finditer(data, start))
     return next((place for place in places if _is_believable(data, place)), -1)
-
-
-def _segment_end(head: bytes) -> int:
-    """Where the file should end; 0 if it does not say."""
-    try:
-        length, at = _ebml_size(head, 4)
-        at += length
-        if not head.startswith(_SEGMENT, at):
-            return 0
-        length, at = _ebml_size(head, at + 4)
-    except DamagedDataError:
-        return 0
-    return at + length if length else 0
-
-
-def _last_cluster_end(read: ReadAt, size: int) -> int:
-    """Where the last element of the last cluster should end; 0 if that is unknown."""
-    start = max(0, size - 2**20)
-    tail = read(start, 2**20)
-    at = tail.rfind(_CLUSTER)
-    while 0 <= at < len(tail):
-        if tail.startswith(_AFTER_CLUSTERS, at):
-            return 0
-        try:
-            at = _cluster_element(tail, at)[2]
-        except TruncatedDataError:
-            return size + 1
-        except DamagedDataError:
-            return 0
-    return start + at if at > 0 else 0
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
