@@ -38,7 +38,7 @@ OWNERS = {
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
     "transcripts": 677,
-    "audio": 1932,
+    "audio": 1891,
     "checkpoints": 1105,
     "engine": 1154,
     "server": 4180,

@@ -118,7 +118,7 @@ def load(
         detector = pool.submit(_load_detector)
         engine = load_engine(demo_checkpoint() if model is None else model, options, progress=progress)
         backend = LocalBackend(engine, batch=batch)
-        loaded = Model(engine.info, backend, detector.result().stream)
+        loaded = Model(engine.info, backend, detector.result().detect)
     return Transcriber(loaded, reasons=engine.reasons, close=backend.close)
 
 

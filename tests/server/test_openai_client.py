@@ -51,7 +51,7 @@ def base_url(engine: FakeEngine) -> Iterator[str]:
     models = {
         "demo": model("demo", engine),
         "counting": model("counting", CountingEngine()),
-        "detecting": model("detecting", engine, detect=SpeechDetector().stream),
+        "detecting": model("detecting", engine, detect=SpeechDetector().detect),
     }
     app = create_app(models, Settings())
     with Serving(app) as url:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 from tickertape.audio.containers import Claim, id3_end, id3_tags, read_claim
@@ -49,6 +50,7 @@ from tickertape.errors import (
 )
 from tickertape.types import SAMPLE_RATE, Audio, Notice, Samples
 
+LOOK_AHEAD_SECONDS = 300  # a longer recording is measured before the rest of it is decoded
 MIN_DECODED_SHARE = 0.98  # of the declared duration; less is always reported
 DEFAULT_LIMITS = Limits()
 CODEC_DELAY_SECONDS = 0.02  # containers count samples that decoders drop at the start: Opus 6.5 ms, for example
@@ -112,8 +114,6 @@ def _check_claim(claim: Claim, limits: Limits) -> None:
         limits.check_rate(claim.rate)
     if claim.channels is not None:
         limits.check_channels(claim.channels)
-    if claim.seconds is not None:
-        limits.check_duration(claim.seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,15 +141,16 @@ def _decode_once(
             limits.check_duration(declared)
         collector = SampleCollector(limits, split=split, expected=declared, allocate=allocate)
         decoder = PacketDecoder(stream, collector)
-
-        def look_ahead() -> None:
-            collector.expect(measure_seconds(recording, stream.index, limits, (decoder.decoded, collector.seconds)))
-
         if salvage:
             packets = salvage_packets(recording, container, stream)
         else:
             packets = read_packets(container, stream, on_error=decoder.count_loss)
-        decoder.decode_all(packets, look_ahead)
+        measured = False
+        for packet in chain(packets, [None]):
+            decoder.decode(packet)
+            if not measured and collector.seconds > LOOK_AHEAD_SECONDS:
+                collector.expect(measure_seconds(recording, stream.index, limits, (decoder.decoded, collector.seconds)))
+                measured = True
     return _Result(collector.finish(), notices, declared, collector, decoder)
 
 

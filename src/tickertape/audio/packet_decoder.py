@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
@@ -13,7 +12,6 @@ from tickertape.audio.samples import SampleCollector
 # FFmpeg's own AMR decoders reject the comfort-noise frames that every mobile call contains.
 PREFERRED_DECODERS = {"amrnb": ("libopencore_amrnb", 8000), "amrwb": ("libopencore_amrwb", 16_000)}
 
-LOOK_AHEAD_SECONDS = 300  # a longer recording is measured before the rest of it is decoded
 MAX_GAP_SECONDS = 10  # a longer jump of the timestamps is a wrong timestamp rather than lost audio
 MAX_DRIFT_SECONDS = 0.5  # how far timestamps may run behind the audio
 MIN_GAP_SECONDS = 0.015  # under one frame of any telephone codec; containers round to milliseconds
@@ -34,18 +32,27 @@ class PacketDecoder:
         self.decoded = 0  # packets
         self.end_offset = 0  # bytes of the file up to the end of the last packet
 
-    def decode_all(self, packets: Iterator[Any], look_ahead: Callable[[], None]) -> None:
-        """Decode the packets. Calls `look_ahead` once if the recording turns out to be long."""
-        looked = False
-        for packet in packets:
+    def decode(self, packet: Any) -> None:
+        """Decode a packet; None flushes the decoder."""
+        if packet is not None:
             self.end_offset = max(self.end_offset, (packet.pos or 0) + packet.size)
             self._fill_gap(packet)
-            if self._is_sound(packet):
-                self._decode(packet)
-            if not looked and self._collector.seconds > LOOK_AHEAD_SECONDS:
-                looked = True
-                look_ahead()
-        self._decode(None)
+            if not self._is_sound(packet):
+                return
+        try:
+            frames = self._context.decode(packet)
+        except PYAV_ERRORS:
+            self.count_loss()
+            return
+        self._lost_previous = False
+        self.decoded += packet is not None
+        seconds = 0.0
+        for frame in frames:
+            self._collector.add(frame)
+            seconds += frame.samples / frame.sample_rate
+        if packet is not None and self._expected is not None:
+            length = packet.duration * self._tick if packet.duration else seconds
+            self._expected = self._expected + length if length else None  # decoders may skip the first packet
 
     def count_loss(self) -> None:
         """Count a lost packet."""
@@ -83,23 +90,6 @@ class PacketDecoder:
                 self.count_loss()
                 return False
         return True
-
-    def _decode(self, packet: Any) -> None:
-        """Decode a packet; None flushes the decoder."""
-        try:
-            frames = self._context.decode(packet)
-        except PYAV_ERRORS:
-            self.count_loss()
-            return
-        self._lost_previous = False
-        self.decoded += packet is not None
-        seconds = 0.0
-        for frame in frames:
-            self._collector.add(frame)
-            seconds += frame.samples / frame.sample_rate
-        if packet is not None and self._expected is not None:
-            length = packet.duration * self._tick if packet.duration else seconds
-            self._expected = self._expected + length if length else None  # decoders may skip the first packet
 
 
 def _codec_context(stream: Any) -> Any:

@@ -72,12 +72,10 @@ def open_source(source: AudioSource, max_bytes: int) -> Iterator[SourceReader]:
     with ExitStack() as opened:
         if isinstance(source, (str, Path)):
             file = opened.enter_context(_open_path(source))
-        elif isinstance(source, (bytes, bytearray, memoryview)):
-            file = opened.enter_context(io.BytesIO(source))
         else:
-            file = source
+            file = io.BytesIO(source) if isinstance(source, (bytes, bytearray, memoryview)) else source
         if not file.seekable():
-            file = opened.enter_context(io.BytesIO(_read_pipe(file, max_bytes + 1)))
+            file = io.BytesIO(_read_pipe(file, max_bytes + 1))
         start = file.tell()
         size = file.seek(0, io.SEEK_END) - start
         if size > max_bytes:

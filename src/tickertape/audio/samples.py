@@ -136,10 +136,7 @@ class SampleCollector:
         """The mean of the channels, or the loudest channel where they cancel each other."""
         if samples.shape[0] == 1:
             return samples
-        mixed: Samples = samples[:1] + samples[1:2]
-        for row in samples[2:]:
-            mixed += row
-        mixed *= np.float32(1 / len(samples))
+        mixed: Samples = samples.mean(axis=0, keepdims=True)
         channels = np.array([float(np.vdot(row, row)) for row in samples])
         mix = float(np.vdot(mixed, mixed))
         uncorrelated = channels.sum() / len(channels) ** 2  # the mix's energy if the channels were uncorrelated

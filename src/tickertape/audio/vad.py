@@ -32,17 +32,12 @@ class Detection:
     """The parameters of the detector, with silero's meanings."""
 
     threshold: float = 0.5  # probability from which a frame begins speech
-    neg_threshold: float | None = None  # below: silence; None: 0.15 under `threshold`
+    neg_threshold: float = 0.35  # probability below which speech may end
     min_speech_ms: int = 100  # shorter spans are dropped: no word fits in three frames
     doubtful_ms: int = 300  # shorter spans must reach `sure`: the model greets a hum or a chord with a hesitant blip,
     sure: float = 0.7  # while the shortest words ("two", "hi") in noise of 10 dB reached 0.72 or more
     min_silence_ms: int = 300  # shorter pauses do not end a span
     speech_pad_ms: int = 300  # kept on each side, at most half of the pause: soft beginnings and endings
-
-    @property
-    def release(self) -> float:
-        """The probability below which speech may end."""
-        return max(self.threshold - 0.15, 0.01) if self.neg_threshold is None else self.neg_threshold
 
 
 def model_path() -> Path:
@@ -73,21 +68,16 @@ class SpeechDetector:
         }
         self._model: Any = core.compile_model(_model(core), "CPU", settings)
 
-    def detect(self, samples: Samples, parameters: Detection = Detection()) -> list[Span]:
-        """The spans of speech in `samples` (float32, [n], 16 kHz), in order and apart, in samples."""
-        return list(self.stream(samples, parameters))
+    def detect(self, samples: Samples, parameters: Detection = Detection()) -> Iterator[Span]:
+        """The spans of speech in `samples` (float32, [n], 16 kHz), in order and apart, in samples.
 
-    def stream(self, samples: Samples, parameters: Detection = Detection()) -> Iterator[Span]:
-        """Like `detect`, span by span: each comes as soon as the next has begun, or the recording has ended."""
-        return _padded(_spans(self._blocks(samples), len(samples), parameters), len(samples), parameters)
+        Each comes as soon as the next has begun, or the recording has ended.
+        """
+        spans = _spans(self.probabilities(samples), len(samples), parameters)
+        return _padded(spans, len(samples), parameters)
 
-    def probabilities(self, samples: Samples) -> Samples:
-        """The probability of speech in each frame of 512 samples, shape [ceil(n / 512)], float32."""
-        blocks = list(self._blocks(samples))
-        return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-
-    def _blocks(self, samples: Samples) -> Iterator[Samples]:
-        """The probabilities, a block of at most 1,000 frames at a time."""
+    def probabilities(self, samples: Samples) -> Iterator[Samples]:
+        """The probability of speech in each frame of 512 samples, float32, in blocks of at most 1,000 frames."""
         request = self._model.create_infer_request()
         state = cell = np.zeros(STATE, np.float32)
         for first in range(0, len(samples), BLOCK * FRAME):
@@ -149,7 +139,7 @@ def _spans(blocks: Iterator[Samples], length: int, parameters: Detection) -> Ite
             if probability >= parameters.threshold:
                 start, peak = (now, 0.0) if start < 0 else (start, peak)
                 peak, quiet = max(peak, probability), -1
-            elif start >= 0 and probability < parameters.release:
+            elif start >= 0 and probability < parameters.neg_threshold:
                 quiet = now if quiet < 0 else quiet
                 if now - quiet >= pause:
                     if _is_speech(quiet - start, peak, parameters):

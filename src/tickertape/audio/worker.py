@@ -81,8 +81,7 @@ def _settle(parent: int) -> None:
 
 def answer(connection: socket.socket, decode: Decode, request: Mapping[str, Any], file: int) -> None:
     """Decode the recording in `file` with the options, and send the result."""
-    memory = SharedMemory()
-    options = {**request, "limits": Limits(**request["limits"]), "allocate": memory.allocate}
+    options = {**request, "limits": Limits(**request["limits"]), "allocate": allocate}
     try:
         with os.fdopen(file, "rb") as recording:
             recording.seek(0)  # an earlier worker may have read it
@@ -96,35 +95,33 @@ def answer(connection: socket.socket, decode: Decode, request: Mapping[str, Any]
         where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
         send(connection, {"unexpected": type(error).__name__, "where": where})
     else:
-        descriptor, room = memory.find(decoded.samples)
-        rows, length = decoded.samples.shape
+        memory, (rows, length) = _memory_of(decoded.samples), decoded.samples.shape
+        room = len(memory) // (4 * rows)
         notices = [[notice.code, notice.message] for notice in decoded.notices]
-        send(connection, {"rows": rows, "room": room, "length": length, "notices": notices}, [descriptor])
+        send(connection, {"rows": rows, "room": room, "length": length, "notices": notices}, [memory.descriptor])
 
 
-class SharedMemory:
-    """Allocates samples in memory files, each closed with the last array that uses it."""
-
-    def __init__(self) -> None:
-        self._files: dict[int, tuple[int, int]] = {}  # by address: descriptor, columns
-
-    def allocate(self, shape: tuple[int, int]) -> Samples:
-        """An array of zeros. Pages that are never written take no memory."""
-        descriptor = memory_file("samples")
-        os.ftruncate(descriptor, 4 * math.prod(shape))
-        memory = mmap.mmap(descriptor, 0)
-        weakref.finalize(memory, os.close, descriptor)
-        samples: Samples = np.frombuffer(memory, np.float32).reshape(shape)
-        self._files[_address(samples)] = (descriptor, shape[1])
-        return samples
-
-    def find(self, samples: Samples) -> tuple[int, int]:
-        """The descriptor and the number of columns of the array whose first columns are `samples`."""
-        return self._files[_address(samples)]
+class _Memory(mmap.mmap):
+    descriptor: int
 
 
-def _address(samples: Samples) -> int:
-    return int(samples.__array_interface__["data"][0])
+def allocate(shape: tuple[int, int]) -> Samples:
+    """An array of zeros in a memory file, which is closed with it. Pages that are never written take no memory."""
+    descriptor = memory_file("samples")
+    os.ftruncate(descriptor, 4 * math.prod(shape))
+    memory = _Memory(descriptor, 0)
+    memory.descriptor = descriptor
+    weakref.finalize(memory, os.close, descriptor)
+    return np.frombuffer(memory, np.float32).reshape(shape)
+
+
+def _memory_of(samples: Samples) -> _Memory:
+    """The memory file that `allocate` made for the samples."""
+    owner: Any = samples
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    memory: _Memory = getattr(owner, "obj", owner)  # NumPy puts a memoryview in between
+    return memory
 
 
 def memory_file(name: str) -> int:

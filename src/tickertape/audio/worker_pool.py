@@ -62,7 +62,6 @@ class Decoders:
         self._warmed = not self._uses_processes
         self._all: set[_Process] = set()
         self._idle: list[_Process] = []  # last in, first out
-        weakref.finalize(self, _end, self._all)
 
     async def decode(self, file: io.BytesIO, *, limits: Limits, **options: Any) -> Audio:
         """Decode like `audio.decode` in a worker process. Closes `file` once its bytes are copied.
@@ -89,19 +88,18 @@ class Decoders:
         """Start a worker in the background. Further calls do nothing."""
         if not self._warmed and not self._closed:
             self._warmed = True
-            self._threads.submit(lambda: self._give(self._take()))
+            self._threads.submit(lambda: self._release(self._take(), reusable=True))
 
     def close(self) -> None:
         """Kill every worker. Pending calls raise `ShuttingDownError`."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-            busy = self._all.difference(idle)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for process in busy:
-            process.kill()  # its thread cleans up
+            for process in self._all:
+                process.kill()  # the thread of a busy one cleans up
+        self._threads.shutdown(wait=False)
         for process in idle:
-            self._drop(process)
+            self._release(process)
 
     # ---- runs in the threads of the pool ----
 
@@ -123,12 +121,12 @@ class Decoders:
 
     def _attempt(self, call: _Call, recording: int) -> Audio | None:
         """The decoded recording; None if the worker crashed and another attempt is allowed."""
-        process = self._take()
+        process, answer = self._take(), None
         try:
             self._assign(call, process)
             answer = process.decode(recording, call.options, self._timeout)
         except _DIED as error:
-            self._drop(process)
+            process.end()
             if self._closed or call.abandoned:  # then nobody receives the error
                 raise ShuttingDownError("The service is shutting down.") from error
             if isinstance(error, TimeoutError):
@@ -136,13 +134,9 @@ class Decoders:
                 message = f"Decoding this recording takes more than {self._timeout:g} seconds; it is not tried again."
                 raise HarmfulAudioError(message) from error
             logger.warning("an audio decoder died", extra={"fields": {"status": process.status}})
-            return None
         finally:
             self._assign(call, None)
-        if call.abandoned:  # the kill came after the answer
-            self._drop(process)
-        else:
-            self._give(process)
+            self._release(process, reusable=answer is not None and not call.abandoned)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -167,28 +161,23 @@ class Decoders:
                 process = self._idle.pop()
             if process.status is None:
                 return process
-            self._drop(process)  # killed from outside while idle
+            self._release(process)  # killed from outside while idle
         try:
             process.wait_until_ready()
         except _DIED as error:
-            self._drop(process)
+            self._release(process)
             if not self._closed:
                 logger.warning("an audio decoder did not start", extra={"fields": {"status": process.status}})
             raise OSError("an audio decoder did not start") from error
         return process
 
-    def _give(self, process: _Process) -> None:
-        """Make the worker idle."""
+    def _release(self, process: _Process, *, reusable: bool = False) -> None:
+        """Make the worker idle, or kill and remove it."""
         with self._lock:
-            if not self._closed:
+            if reusable and not self._closed:
                 process.idle_since = time.monotonic()
                 self._idle.append(process)
                 return
-        self._drop(process)
-
-    def _drop(self, process: _Process) -> None:
-        """Kill the worker and remove it."""
-        with self._lock:
             self._all.discard(process)
         process.end()
 
@@ -199,7 +188,7 @@ class Decoders:
             surplus = [process for process in self._idle[:-1] if process.idle_since <= before]
             self._idle = [process for process in self._idle if process not in surplus]
         for process in surplus:
-            self._threads.submit(self._drop, process)
+            self._threads.submit(self._release, process)
 
 
 @dataclass(slots=True, eq=False)
@@ -225,6 +214,7 @@ class _Process:
         except BaseException:
             self._connection.close()
             raise
+        self.end = weakref.finalize(self, _end, self._process, self._connection)
 
     @property
     def status(self) -> int | None:
@@ -257,12 +247,6 @@ class _Process:
         """Kill the process. The thread that reads its answer gets a connection error. Thread-safe."""
         self._process.kill()
 
-    def end(self) -> None:
-        """Kill the process, wait for its exit and close the socket. No other thread may use it."""
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
-
 
 _DIED = (OSError, ValueError, TypeError, KeyError)
 
@@ -285,6 +269,8 @@ def _error(body: dict[str, Any]) -> TickertapeError:
     return type_(*body["args"])
 
 
-def _end(processes: set[_Process]) -> None:
-    for process in tuple(processes):
-        process.end()
+def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    """Kill the process, wait for its exit and close the socket. No other thread may use it."""
+    process.kill()
+    process.wait()
+    connection.close()

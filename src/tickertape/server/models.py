@@ -94,7 +94,7 @@ def open_detector(settings: Settings) -> Detect:
     """The speech detector that all models share."""
     from tickertape.audio.vad import SpeechDetector
 
-    return SpeechDetector(streams=settings.decode_processes).stream
+    return SpeechDetector(streams=settings.decode_processes).detect
 
 
 def _import_factory(path: str) -> Any:
