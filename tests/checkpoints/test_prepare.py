@@ -211,22 +211,53 @@ def test_old_checkpoints_without_generation_config(copy: Path, tmp_path: Path) -
     assert [[1, 0], [1, 1]] == found["alignment_heads"]
 
 
-def test_a_ctranslate2_folder_is_used_as_it_is(small: Path, tmp_path: Path) -> None:
-    """Without our manifest a CTranslate2 model is described from its own files, and encodes by itself."""
-    ours = prepare(small, cache=tmp_path)
-    theirs = Path(shutil.copytree(ours.folder, tmp_path / "theirs"))
-    for name in (MANIFEST, "encoder.xml", "encoder.bin"):
-        (theirs / name).unlink()
-    described = prepare(theirs)
-    assert (theirs, None, "as is") == (described.folder, described.encoder, described.compute_type)
-    same = ("dimensions", "languages", "special_tokens")
-    assert [getattr(ours, name) for name in same] == [getattr(described, name) for name in same]
-    (theirs / "model.bin").write_bytes((theirs / "model.bin").read_bytes()[:-100])
-    with pytest.raises(CorruptCheckpointError):
-        prepare(theirs)
+@pytest.mark.parametrize("stored", ["float32", "float16", "int8", "int16"])
+def test_a_ctranslate2_folder_is_prepared_like_any_other(stored: str, small: Path, tmp_path: Path) -> None:
+    """A model.bin in any type gives the decoder and encoder that the original gives; int8 stays the same numbers."""
+    theirs = ctranslate2_folder(prepare(small, cache=tmp_path, compute_type=stored).folder, tmp_path / "theirs")
+    ours, again = prepare(small, cache=tmp_path), prepare(theirs, cache=tmp_path)
+    same = ("dimensions", "languages", "special_tokens", "compute_type")
+    assert [getattr(ours, name) for name in same] == [getattr(again, name) for name in same]
+    assert again.encoder.is_file()
+    expected, found = (sources.find(folder).weights() for folder in (small, theirs))
+    assert expected.keys() == found.keys()
+    tolerance = {"float32": 0.0, "float16": 1e-3, "int8": 0.02, "int16": 1e-3}[stored]
+    assert all(np.allclose(found[name], expected[name], atol=tolerance, rtol=tolerance) for name in expected)
+    if stored in {"float32", "int8"}:
+        assert (ours.folder / "model.bin").read_bytes() == (again.folder / "model.bin").read_bytes()
+
+
+def test_a_ctranslate2_folder_with_an_older_vocabulary_and_without_rules(small: Path, tmp_path: Path) -> None:
+    """vocabulary.txt in place of vocabulary.json, and no `suppress_ids_begin`: blank and empty texts are suppressed."""
+    theirs = ctranslate2_folder(prepare(small, cache=tmp_path).folder, tmp_path / "theirs")
+    (theirs / "vocabulary.json").rename(theirs / "vocabulary.txt")
+    edit(theirs / "config.json", suppress_ids_begin=None)
+    vocabulary = sources.find(theirs).tokenizer().get_vocab()
+    expected = [vocabulary[token] for token in ("\u0120", "<|endoftext|>")]
+    assert expected == rules(prepare(theirs, cache=tmp_path))["suppress_ids_begin"]
+
+
+def test_a_damaged_ctranslate2_folder_is_refused(small: Path, tmp_path: Path) -> None:
+    """A file that is cut off, another kind of model, or a missing tokenizer: each has its own error."""
+    theirs = ctranslate2_folder(prepare(small, cache=tmp_path).folder, tmp_path / "theirs")
+    whole = (theirs / "model.bin").read_bytes()
+    (theirs / "model.bin").write_bytes(whole[:-100])
+    with pytest.raises(CorruptCheckpointError, match="cut off"):
+        prepare(theirs, cache=tmp_path)
+    (theirs / "model.bin").write_bytes(whole.replace(b"WhisperSpec", b"WhisperSpeC", 1))
+    with pytest.raises(NotWhisperError):
+        prepare(theirs, cache=tmp_path)
     (theirs / "tokenizer.json").unlink()
-    with pytest.raises(IncompleteCheckpointError, match="copy_files"):
-        prepare(theirs)
+    with pytest.raises(IncompleteCheckpointError, match="tokenizer"):
+        prepare(theirs, cache=tmp_path)
+
+
+def ctranslate2_folder(prepared: Path, folder: Path) -> Path:
+    """A copy without what is ours: a folder as CTranslate2's own converter writes it."""
+    shutil.copytree(prepared, folder)
+    for name in (MANIFEST, "encoder.xml", "encoder.bin"):
+        (folder / name).unlink()
+    return folder
 
 
 # --- the cache

@@ -17,7 +17,7 @@ from tickertape.checkpoints import cache as folders
 from tickertape.checkpoints import ctranslate2
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.openvino_export import write_encoder
-from tickertape.checkpoints.source import ADAPTER_CONFIG, Source, find, locate, read_json
+from tickertape.checkpoints.source import Source, find, locate
 from tickertape.errors import CheckpointError, CorruptCheckpointError, IncompleteCheckpointError, OptionError
 from tickertape.types import Notice
 
@@ -37,7 +37,7 @@ class Prepared:
 
     folder: Path  # the CTranslate2 model, with tokenizer.json beside it
     name: str
-    compute_type: str  # how the weights are stored; "as is" for a CTranslate2 folder
+    compute_type: str  # how the decoder's weights are stored
     dimensions: Dimensions
     special_tokens: Mapping[str, int]  # "<|startoftranscript|>" and the others, without the timestamps
     languages: Mapping[str, int]  # code to token id; empty for English-only models
@@ -45,10 +45,9 @@ class Prepared:
     notices: tuple[Notice, ...] = ()
 
     @property
-    def encoder(self) -> Path | None:
-        """OpenVINO's encoder; None if the source was a CTranslate2 model, which has its own encoder."""
-        path = self.folder / ENCODER
-        return path if path.is_file() else None
+    def encoder(self) -> Path:
+        """OpenVINO's encoder."""
+        return self.folder / ENCODER
 
 
 def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | None = None, compute_type: str = "int8",
@@ -67,8 +66,6 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
         folder = locate(model, offline=offline, token=token)
         if (folder / folders.MANIFEST).is_file():
             return load(folder)
-        if (folder / "model.bin").is_file() and not (folder / ADAPTER_CONFIG).is_file():
-            return _describe_ctranslate2(folder)
         source = find(folder, base=base, offline=offline, token=token)
         prepared = _from_cache(source, cache or folders.default_cache(), compute_type, report)
         report(1.0, "ready")
@@ -87,23 +84,6 @@ def load(folder: Path) -> Prepared:
         return Prepared(**{**known, "folder": folder, "dimensions": Dimensions(**model["dimensions"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpointError(folders.DAMAGED) from error
-
-
-def _describe_ctranslate2(folder: Path) -> Prepared:
-    """Describe a CTranslate2 Whisper model, which is used as it is and has its own encoder."""
-    missing = [name for name in CTRANSLATE2_FILES if not (folder / name).is_file()]
-    if missing:
-        raise IncompleteCheckpointError(
-            f"the CTranslate2 model lacks {', '.join(missing)}; "
-            "convert it again with --copy_files tokenizer.json preprocessor_config.json"
-        )
-    config = read_json(folder / "config.json")
-    try:
-        tokens = [str(token) for token in json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CorruptCheckpointError("vocabulary.json is not a JSON list; convert the model again") from error
-    dimensions = ctranslate2.read_dimensions(folder / "model.bin")
-    return _describe(folder, config, tokens, "as is", dimensions)
 
 
 def _from_cache(source: Source, cache: Path, compute_type: str, report: Progress) -> Prepared:

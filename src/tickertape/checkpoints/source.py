@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tickertape.checkpoints.config import Dimensions, check_weights
+from tickertape.checkpoints.ctranslate2_reader import Model, read_model
 from tickertape.checkpoints.lora import merge_adapter
 from tickertape.checkpoints.safetensors import AGAIN, Weights, read_weights
 from tickertape.errors import (
@@ -27,12 +28,20 @@ from tickertape.errors import (
     UnsafeCheckpointError,
 )
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX, CTRANSLATE2 = "model.safetensors", "model.safetensors.index.json", "model.bin"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SETTINGS_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
                   "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
                   "tokenizer_config.json")  # fmt: skip
-HUB_PATTERNS = (*SETTINGS_FILES, WEIGHTS, INDEX, "model-*-of-*.safetensors", ADAPTER, ADAPTER_CONFIG)  # no pickles
+HUB_PATTERNS = (
+    *SETTINGS_FILES,
+    WEIGHTS,
+    INDEX,
+    CTRANSLATE2,
+    "model-*-of-*.safetensors",
+    ADAPTER,
+    ADAPTER_CONFIG,
+)  # no pickles
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NEEDED_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
@@ -71,7 +80,9 @@ class Source:
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json."""
+        """config.json; for CTranslate2, what Hugging Face would write."""
+        if self.shards[0].name == CTRANSLATE2:
+            return dict(self._ctranslate2().config)
         path = self.file("config.json")
         if path is None:
             raise IncompleteCheckpointError("config.json is missing; copy it from the model that was tuned")
@@ -90,15 +101,28 @@ class Source:
 
     def weights(self) -> Weights:
         """Every tensor, an adapter merged in, shapes and numbers checked."""
-        weights = read_weights(self.shards)
+        is_ctranslate2 = self.shards[0].name == CTRANSLATE2
+        weights = self._ctranslate2().weights if is_ctranslate2 else read_weights(self.shards)
         if self.adapter:
             config = read_json(self.adapter / ADAPTER_CONFIG)
             weights = merge_adapter(weights, read_weights([self.adapter / ADAPTER]), config)
         check_weights(weights, self.dimensions)
         return weights
 
+    def _ctranslate2(self) -> Model:
+        return read_model(self.shards[0].parent, self._read_tokenizer().get_vocab(with_added_tokens=True))
+
     def tokenizer(self) -> Any:
         """The checkpoint's own `tokenizers.Tokenizer`; raises `IncompleteCheckpointError` if it has none."""
+        tokenizer = self._read_tokenizer()
+        start = self.settings.get("decoder_start_token_id")
+        if start is not None and start != tokenizer.token_to_id("<|startoftranscript|>"):
+            raise CorruptCheckpointError(
+                "tokenizer and config.json disagree on the first token; both must come from the same model"
+            )
+        return tokenizer
+
+    def _read_tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         path = self.file("tokenizer.json")
@@ -112,11 +136,6 @@ class Source:
         if missing:
             raise IncompleteCheckpointError(
                 f"the tokenizer lacks {', '.join(missing)}; copy the one of the model that was tuned"
-            )
-        start = self.settings.get("decoder_start_token_id")
-        if start is not None and start != tokenizer.token_to_id("<|startoftranscript|>"):
-            raise CorruptCheckpointError(
-                "tokenizer and config.json disagree on the first token; both must come from the same model"
             )
         return tokenizer
 
@@ -209,7 +228,7 @@ def _download(name: str, revision: str | None, *, offline: bool, token: str | No
         )  # fmt: skip
         raise CheckpointNotFoundError(next(text for kind, text in reasons if isinstance(error, kind))) from error
     folder = Path(found)
-    if not list(folder.glob("*.safetensors")) and not offline:
+    if not (list(folder.glob("*.safetensors")) or (folder / CTRANSLATE2).is_file() or offline):
         _refuse_pickles(list_repo_files(name, revision=revision, token=token))
     return folder
 
@@ -217,6 +236,8 @@ def _download(name: str, revision: str | None, *, offline: bool, token: str | No
 def _shards(folder: Path) -> tuple[Path, ...]:
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
+    if (folder / CTRANSLATE2).is_file() and (folder / "config.json").is_file():
+        return (folder / CTRANSLATE2,)
     if not (folder / INDEX).is_file():
         _refuse_pickles(folder.iterdir())
         raise IncompleteCheckpointError(f"{WEIGHTS} is missing; save the model with save_pretrained()")

@@ -71,7 +71,11 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
     import ctranslate2
 
     device, why_device = choose_device(options.device)
-    compute_type, why_type = _decoder_type(options.compute_type, device, prepared)
+    compute_type, why_type = options.compute_type, "as asked"
+    if compute_type == "auto" and device == "cuda":
+        compute_type, why_type = "float16", "fastest on CUDA"
+    elif compute_type == "auto":
+        compute_type, why_type = prepared.compute_type, "as the checkpoint was prepared"
     found = cores()
     threads = options.threads or found.value
     keep_freed_memory()
@@ -79,7 +83,7 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
         str(prepared.folder), device, compute_type=compute_type, intra_threads=threads, inter_threads=1
     )
     encoder = None
-    if device == "cpu" and prepared.encoder is not None:
+    if device == "cpu":
         frames = None if prepared.audio_context == "trimmed" else WINDOW_SAMPLES // HOP
         encoder = Encoder(prepared.encoder, threads=threads, precision=options.precision, frames=frames)
     reasons = (
@@ -90,17 +94,6 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
         f"windows: {prepared.audio_context} (declared by the checkpoint)",
     )
     return WhisperEngine(decoder, encoder, prepared, reasons)
-
-
-def _decoder_type(wanted: str, device: str, prepared: Prepared) -> tuple[str, str]:
-    """The decoder's number format, with the reason."""
-    if wanted != "auto":
-        return wanted, "as asked"
-    if device == "cuda":
-        return "float16", "fastest on CUDA"
-    if prepared.compute_type == "as is":
-        return "default", "as the CTranslate2 model was stored"
-    return prepared.compute_type, "as the checkpoint was prepared"
 
 
 def demo_checkpoint() -> Path:
