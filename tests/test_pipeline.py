@@ -25,6 +25,7 @@ from tickertape.types import (
     Segment,
     Span,
     Window,
+    Word,
 )
 
 ENGLISH = Options(language="en")
@@ -204,6 +205,50 @@ async def test_channels_are_heard_apart() -> None:
     assert {0, 1} == {segment.channel for segment in transcript.segments}
     starts = [segment.start_sample for segment in transcript.segments]
     assert sorted(starts) == starts
+
+
+@dataclass
+class ForgetfulBackend:
+    """Writes ten seconds of each window, and stops."""
+
+    pair: bool = True  # says that more follows
+    heard: list[tuple[int, int, str | None]] = field(default_factory=list)
+
+    async def decode(self, window: Window, options: Options) -> Decoded:
+        self.heard.append((window.start // SAMPLE_RATE, window.length // SAMPLE_RATE, options.language))
+        end = min(10 * SAMPLE_RATE, window.length)
+        word = Word("word", end - SAMPLE_RATE, end, 1.0)
+        segment = Segment(0, end, f" at{window.start // SAMPLE_RATE}", words=(word,), channel=window.channel)
+        more = end if self.pair and end < window.length else None
+        return Decoded((segment,), "de", unfinished_from=more, decode_seconds=1.0)
+
+
+@pytest.mark.parametrize("pair", [True, False])
+async def test_speech_behind_the_text_of_a_window_is_decoded(pair: bool) -> None:
+    """A window is decoded again from where its text ends, in its language, until no speech is left of it."""
+    backend = ForgetfulBackend(pair)
+
+    def speech(samples: Samples) -> list[Span]:
+        return [Span(0, len(samples))] if len(samples) > 6 * SAMPLE_RATE else []  # the last 5 s are silence
+
+    updates = [each async for each in Model(ModelInfo("demo"), backend, speech).transcribe(audio(25), Options())]
+    assert [(0, 25, None), (10, 15, "de")] == backend.heard
+    transcript = updates[-1].transcript
+    assert transcript is not None
+    assert "at0 at10" == transcript.text
+    assert [(0.0, 10.0), (10.0, 20.0)] == [(segment.start, segment.end) for segment in transcript.segments]
+    assert [10.0, 20.0] == [word.end for word in transcript.words]
+    assert 2.0 == sum(update.decoded.decode_seconds for update in updates if update.decoded)
+
+
+async def test_what_the_next_window_holds_too_is_left_to_it() -> None:
+    """Behind the text of a window there is only its overlap with the next one: it is decoded once."""
+    backend = ForgetfulBackend()
+    windows = list(plan(audio(50), None))
+    assert [0, 28] == [window.start // SAMPLE_RATE for window in windows]
+    async for _ in Model(ModelInfo("demo"), backend).transcribe(audio(50), ENGLISH):
+        pass
+    assert [(0, 30), (10, 20), (20, 10), (28, 22), (38, 12), (48, 2)] == sorted(heard[:2] for heard in backend.heard)
 
 
 async def test_silence_gives_an_empty_transcript() -> None:

@@ -13,17 +13,37 @@ import asyncio
 import contextlib
 import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tickertape.audio import chunking
 from tickertape.errors import OptionError
 from tickertape.transcripts.assembler import Assembler
-from tickertape.types import Audio, Backend, Decoded, Detect, ModelInfo, Notice, Options, Segment, Transcript, Window
+from tickertape.types import (
+    SAMPLE_RATE,
+    Audio,
+    Backend,
+    Decoded,
+    Detect,
+    ModelInfo,
+    Notice,
+    Options,
+    Segment,
+    Transcript,
+    Window,
+    Word,
+)
 
 IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine is never idle
 LANGUAGE_THRESHOLD = 0.5  # a language detected with at least this probability holds for the whole recording
 MAX_BEAMS = 10
+# Samples of speech behind a window's text that are decoded again; the detector's padding is a part of them.
+MIN_SPEECH_UNFINISHED = SAMPLE_RATE // 2  # where the model itself began another segment
+MIN_SPEECH = 3 * SAMPLE_RATE // 2  # elsewhere: timestamps may be a second early
+
+Decode = Callable[[Window, Options], Awaitable[Decoded]]
+SegmentOrWord = TypeVar("SegmentOrWord", Segment, Word)
 NO_SPEECH = Notice("no_speech", "No speech was detected in the recording.")
 
 
@@ -72,7 +92,7 @@ class Model:
         total = audio.length * channels
         ends = [0] * channels  # in each channel everything before the end of its last window is done
         windows = plan(audio, self.detect if vad else None, trimmed=self.info.trimmed)
-        async with contextlib.aclosing(_decode_in_order(windows, self.backend, options)) as results:
+        async with contextlib.aclosing(_decode_in_order(windows, self._decode, options)) as results:
             async for window, decoded in results:
                 ends[window.channel] = window.end
                 yield Update(assembler.add(window, decoded), sum(ends), total, decoded)
@@ -81,6 +101,45 @@ class Model:
         if not transcript.segments:
             transcript = replace(transcript, notices=(*transcript.notices, NO_SPEECH))
         yield Update(rest, total, total, transcript=transcript)
+
+    async def _decode(self, window: Window, options: Options) -> Decoded:
+        """Decode a window and, as long as it holds speech behind its text, the rest of it."""
+        whole = decoded = await self.backend.decode(window, options)
+        start = 0
+        while options.timestamps and (at := await asyncio.to_thread(self._unread, window, start, decoded)) is not None:
+            start = at
+            rest = Window(window.samples[start:], window.start + start, window.channel)
+            decoded = await self.backend.decode(rest, replace(options, language=decoded.language))
+            whole = _joined(whole, decoded, start)
+        return whole
+
+    def _unread(self, window: Window, start: int, decoded: Decoded) -> int | None:
+        """Where in the window the text that was `decoded` from `start` on ends, if there is speech behind it."""
+        end, least = decoded.unfinished_from, MIN_SPEECH_UNFINISHED
+        if end is None and decoded.segments:
+            end, least = decoded.segments[-1].end_sample, MIN_SPEECH
+        if not end or start + end + least > window.length - window.tail:
+            return None
+        rest = window.samples[start + end :]
+        speech = sum(span.length for span in self.detect(rest)) if self.detect else len(rest)
+        return start + end if speech >= least else None
+
+
+def _joined(whole: Decoded, rest: Decoded, start: int) -> Decoded:
+    """One result for a window that was decoded in pieces; `start` is where the last one begins, in samples."""
+
+    def shifted(timed: SegmentOrWord) -> SegmentOrWord:
+        return replace(timed, start_sample=timed.start_sample + start, end_sample=timed.end_sample + start)
+
+    segments = [replace(shifted(each), words=tuple(map(shifted, each.words))) for each in rest.segments]
+    return replace(
+        whole,
+        segments=(*whole.segments, *segments),
+        attempts=whole.attempts + rest.attempts - 1,
+        queue_seconds=whole.queue_seconds + rest.queue_seconds,
+        encode_seconds=whole.encode_seconds + rest.encode_seconds,
+        decode_seconds=whole.decode_seconds + rest.decode_seconds,
+    )
 
 
 def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Iterator[Window]:
@@ -98,11 +157,11 @@ def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Itera
 
 
 async def _decode_in_order(
-    windows: Iterator[Window], backend: Backend, options: Options
+    windows: Iterator[Window], decode: Decode, options: Options
 ) -> AsyncGenerator[tuple[Window, Decoded], None]:
     """Results in the order of the windows, at most `IN_FLIGHT` of them under way."""
     if options.language is None and (first := await _next(windows)) is not None:
-        decoded = await backend.decode(first, options)
+        decoded = await decode(first, options)
         if decoded.language_probability >= LANGUAGE_THRESHOLD:
             options = replace(options, language=decoded.language)
         yield first, decoded
@@ -112,7 +171,7 @@ async def _decode_in_order(
             while len(running) < IN_FLIGHT and not (running and running[0][1].done()):
                 if (window := await _next(windows)) is None:
                     break
-                running.append((window, asyncio.ensure_future(backend.decode(window, options))))
+                running.append((window, asyncio.ensure_future(decode(window, options))))
             if not running:
                 return
             decoded = await running[0][1]

@@ -185,6 +185,7 @@ class Decoded:
     language: str = "en"
     language_probability: float = 1.0
     no_speech_prob: float = 0.0
+    unfinished_from: int | None = None  # samples; from there on the window has to be decoded again; None: it is whole
     attempts: int = 1  # temperatures tried
     batch_size: int = 1  # windows decoded together with this one, itself included
     queue_seconds: float = 0.0

@@ -138,6 +138,27 @@ def test_an_unfinished_phrase_is_kept(tokens: WhisperTokenizer) -> None:
     assert [(0, 16_000, (300,)), (16_000, 32_000, (301, 302))] == [(p.start, p.end, p.tokens) for p in found]
 
 
+@pytest.mark.parametrize(
+    ("text", "truncated", "kept", "next_begins"),
+    [
+        ([0, None, 50], False, 3, None),  # a single time at the end: nothing follows
+        ([0, None, 50, 50], False, 3, 50),  # a pair: another segment begins there
+        ([0, None, 50, 50, None], False, 5, None),  # ended by the model, so its last segment lasts until the end
+        ([0, None, 50, 60, None], True, 3, 60),  # cut off: its last segment is decoded again
+        ([0, None, None], True, 3, None),  # cut off without a place to go on from
+        ([None, None], False, 2, None),  # without times
+        ([], False, 0, None),
+    ],
+)
+def test_a_pair_of_timestamps_at_the_end_says_that_more_follows(
+    tokens: WhisperTokenizer, text: list[int | None], truncated: bool, kept: int, next_begins: int | None
+) -> None:
+    """The rules of openai/whisper transcribe.py about the place from which a window is decoded again."""
+    ids = [300 if time is None else tokens.first_time + time for time in text]
+    expected = None if next_begins is None else next_begins * SAMPLES_PER_TOKEN
+    assert (ids[:kept], expected) == tokens.finished(ids, truncated=truncated)
+
+
 def test_text_without_timestamps_is_one_phrase(tokens: WhisperTokenizer) -> None:
     """Without timestamps the whole window is one phrase."""
     assert [(0, 9_999, (300, 301))] == [(p.start, p.end, p.tokens) for p in tokens.phrases([300, 301], 9_999)]

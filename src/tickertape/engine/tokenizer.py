@@ -102,6 +102,17 @@ class WhisperTokenizer:
             found.append(Phrase(min(start, length), length, tuple(text)))
         return found
 
+    def finished(self, tokens: Sequence[int], *, truncated: bool) -> tuple[Sequence[int], int | None]:
+        """The tokens of whole segments, and the time in samples at which the next one begins; `None` if none does.
+
+        Two timestamps in a row end a segment and begin the next. At the end of the text, or of a text that was
+        `truncated`, they say that the window holds more than was written (openai/whisper transcribe.py).
+        """
+        pairs = [n for n in range(1, len(tokens)) if min(tokens[n - 1 : n + 1]) >= self.first_time]
+        if not pairs or (pairs[-1] < len(tokens) - 1 and not truncated):
+            return tokens, None
+        return tokens[: pairs[-1]], (tokens[pairs[-1]] - self.first_time) * SAMPLES_PER_TOKEN
+
     def words(self, tokens: Sequence[int], *, spaced: bool) -> list[tuple[str, tuple[int, ...]]]:
         """Group text tokens into words at spaces (`spaced`), else into characters."""
         words: list[tuple[str, tuple[int, ...]]] = []

@@ -217,9 +217,12 @@ class WhisperEngine:
 
     def _max_length(self, options: Options, prompt: int) -> int:
         """CTranslate2's `max_length`: it makes min(max_length / 2, max_length - prompt + 1) tokens (whisper.cc)."""
-        most = self.prepared.dimensions.max_target_positions
-        wanted = min(options.max_new_tokens or most // 2, most // 2)
-        return min(most, max(2 * wanted, wanted + prompt - 1))
+        wanted = self._max_tokens(options)
+        return min(self.prepared.dimensions.max_target_positions, max(2 * wanted, wanted + prompt - 1))
+
+    def _max_tokens(self, options: Options) -> int:
+        half = self.prepared.dimensions.max_target_positions // 2
+        return min(options.max_new_tokens or half, half)
 
     def _read(self, result: Any, temperature: float) -> _Attempt:
         best = max(range(len(result.scores)), key=lambda index: result.scores[index])
@@ -233,7 +236,9 @@ class WhisperEngine:
         attempt = state.attempt
         assert attempt is not None  # noqa: S101 - `Model.check` wants a temperature, and a state has one attempt or more
         silent = _is_silence(attempt, state.options)
-        phrases = [] if silent else self._tokenizer.phrases(attempt.tokens, state.window.length)
+        truncated = state.options.max_new_tokens is None and len(attempt.tokens) >= self._max_tokens(state.options)
+        tokens, unfinished_from = self._tokenizer.finished(attempt.tokens, truncated=truncated)
+        phrases = [] if silent else self._tokenizer.phrases(tokens, state.window.length)
         segments = [
             Segment(
                 phrase.start,
@@ -254,6 +259,7 @@ class WhisperEngine:
             state.language,
             state.language_probability,
             attempt.no_speech_prob,
+            None if silent else unfinished_from,
             attempts=state.attempts,
             batch_size=state.shared,
             encode_seconds=state.seconds["encode"],
