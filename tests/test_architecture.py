@@ -39,13 +39,13 @@ OWNERS = {
 BUDGET = {
     "transcripts": 677,
     "audio": 1891,
-    "checkpoints": 1105,
-    "engine": 1154,
-    "server": 4180,
-    "cluster": 873,
+    "checkpoints": 1213,
+    "engine": 1164,
+    "server": 3829,
+    "cluster": 874,
     "deploy": 500,
-    "cli": 1155,
-    "": 1001,
+    "cli": 1153,
+    "": 1061,
 }
 
 

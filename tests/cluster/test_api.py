@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support import fakes
+from tests.support.waiting import wait_until_async
 from tickertape.cluster import api
 from tickertape.cluster.api import Ingress
 from tickertape.pipeline import Model
@@ -40,17 +41,12 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-async def until(begun: list[str], name: str) -> None:
-    while name not in begun:  # noqa: ASYNC110 - it comes from a thread
-        await asyncio.sleep(0.001)
-
-
 async def test_the_page_is_loaded_after_the_engines(begun: list[str]) -> None:
     """The detector is opened while the engines load; Gradio, which takes two seconds, is imported only after them."""
     engine: Any = Engine()
     replica = Ingress({"demo": engine}, Settings().resolve(), page=True)
     starting = asyncio.ensure_future(replica.__serve_build_asgi_app__())
-    await until(begun, "detector")
+    await wait_until_async(lambda: "detector" in begun or starting.done())
     assert (1, ["detector"]) == (engine.asked, begun)
     engine.gate.set()
     await starting

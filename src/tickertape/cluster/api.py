@@ -36,15 +36,10 @@ class Ingress:
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The application, once every engine has described its model."""
-        from ray import serve
-
         from tickertape.server.app import create_app
 
         detector = asyncio.get_running_loop().run_in_executor(None, open_detector, self._settings)
-        handles = {
-            name: serve.get_deployment_handle(engine, app_name=API) if isinstance(engine, str) else engine
-            for name, engine in self._engines.items()
-        }
+        handles = {name: _handle_of(engine) for name, engine in self._engines.items()}
         described = await asyncio.gather(*(handle.describe.remote() for handle in handles.values()))
         replicas = self._settings.engine_replicas_max or self._settings.engine_replicas
         max_in_flight = max_ongoing(self._settings) * replicas
@@ -65,6 +60,14 @@ class Ingress:
     async def drain(self, grace: float) -> bool:
         """Reject new requests and wait for accepted ones; whether all finished within `grace` seconds."""
         return self._service is None or await self._service.drain(grace)
+
+
+def _handle_of(engine: Any) -> Any:
+    if not isinstance(engine, str):
+        return engine
+    from ray import serve
+
+    return serve.get_deployment_handle(engine, app_name=API)
 
 
 async def _redirect_to_page() -> Response:
