@@ -37,15 +37,15 @@ OWNERS = {
 }  # fmt: skip
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
-    "transcripts": 677,
+    "transcripts": 681,
     "audio": 1891,
     "checkpoints": 1213,
-    "engine": 1164,
-    "server": 3829,
+    "engine": 1167,
+    "server": 3831,
     "cluster": 874,
     "deploy": 500,
-    "cli": 1153,
-    "": 1061,
+    "cli": 1161,
+    "": 1085,
 }
 
 

@@ -53,6 +53,7 @@ class FakeBackend:
     heard: list[tuple[int, Options]] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     detected: Sequence[tuple[str, float]] = (("de", 0.9),)
+    logprobs: dict[str, float] = field(default_factory=dict)  # of texts by language
     broken: int | None = None
     began: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
@@ -74,10 +75,10 @@ class FakeBackend:
             raise
         if second == self.broken:
             raise EngineError("broken")
-        segment = Segment(
-            0, window.length, f" at{second}", language=options.language or language, channel=window.channel
-        )
-        return Decoded((segment,), options.language or language, probability)
+        language = options.language or language
+        text, logprob = f" at{second}", self.logprobs.get(language, 0.0)
+        segment = Segment(0, window.length, text, language=language, channel=window.channel, avg_logprob=logprob)
+        return Decoded((segment,), language, probability)
 
 
 def model(backend: FakeBackend, detect: Detect = every_ten_seconds) -> Model:
@@ -173,20 +174,50 @@ async def test_progress_only_rises(channels: int) -> None:
     assert all(update.total == updates[-1].total for update in updates)
 
 
-async def test_a_sure_language_holds_for_the_whole_recording() -> None:
-    """The first window's language, if it is sure, is given to all others."""
-    backend = FakeBackend(detected=[("de", 0.9), ("fr", 0.9)])
-    updates = await collect(audio(100), backend, Options())
-    assert [None, *["de"] * (len(backend.heard) - 1)] == [options.language for _, options in backend.heard]
+def languages(updates: list[Update]) -> list[str]:
+    """The languages of the segments."""
     assert updates[-1].transcript is not None
-    assert "de" == updates[-1].transcript.language
+    return [segment.language for segment in updates[-1].transcript.segments]
 
 
-async def test_an_unsure_language_is_asked_again() -> None:
-    """While no language is sure, every window detects its own."""
-    backend = FakeBackend(detected=[("de", 0.2)])
-    await collect(audio(100), backend, Options())
-    assert {None} == {options.language for _, options in backend.heard}
+async def test_each_window_tells_its_language() -> None:
+    """A window whose language is sure keeps it; the recording's is the one spoken longest."""
+    backend = FakeBackend(detected=[("es", 0.9), ("en", 0.9)])
+    updates = await collect(audio(100), backend, Options())
+    assert ["es", *["en"] * (len(backend.heard) - 1)] == languages(updates)
+    assert updates[-1].transcript is not None
+    assert "en" == updates[-1].transcript.language
+
+
+@pytest.mark.parametrize(("multilingual", "expected"), [(False, "de"), (True, "cy")])
+async def test_an_unsure_window_takes_the_language_of_the_recording(multilingual: bool, expected: str) -> None:
+    """A window that is unsure is decoded again in its channel's language, unless each is to keep its own."""
+    backend = FakeBackend(detected=[("de", 0.9), ("cy", 0.2)])
+    updates = await collect(audio(40), backend, Options(multilingual=multilingual))
+    assert ["de", expected] == languages(updates)
+    assert [None, None, *["de"] * (not multilingual)] == [options.language for _, options in backend.heard]
+
+
+async def test_a_short_window_takes_the_language_of_the_recording() -> None:
+    """Less than 3 s of speech are not enough for another language."""
+    speech = [Span(0, 20 * SAMPLE_RATE), Span(58 * SAMPLE_RATE, 60 * SAMPLE_RATE)]
+    backend = FakeBackend(detected=[("de", 0.9), ("cy", 0.9)])
+    assert ["de", "de"] == languages(await collect(audio(60), backend, Options(), detect=lambda _: speech))
+
+
+async def test_the_more_probable_text_is_kept() -> None:
+    """Decoded in the channel's language and in its own, a window keeps the text that the model trusts more."""
+    backend = FakeBackend(detected=[("de", 0.9), ("cy", 0.2)], logprobs={"de": -1.5})
+    assert ["de", "cy"] == languages(await collect(audio(40), backend, Options()))
+
+
+async def test_channels_have_languages_of_their_own() -> None:
+    """An unsure window takes the language of its own channel."""
+    backend = FakeBackend(detected=[("en", 0.9), ("it", 0.9), ("cy", 0.2)])
+    updates = await collect(audio(40, 2), backend, Options())
+    assert updates[-1].transcript is not None
+    found = {(segment.channel, segment.language) for segment in updates[-1].transcript.segments}
+    assert {(0, "en"), (1, "it")} == found
 
 
 async def test_a_given_language_is_never_detected() -> None:
@@ -273,6 +304,7 @@ async def test_without_detection_windows_are_plain() -> None:
     ("options", "code"),
     [
         (Options(language="xx"), "invalid_language"),
+        (Options(languages=("en", "xx")), "invalid_language"),
         (Options(task="translate"), "invalid_task"),
         (Options(temperatures=()), "invalid_temperature"),
         (Options(beam_size=0), "invalid_beam_size"),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -36,7 +37,8 @@ from tickertape.types import (
 )
 
 IN_FLIGHT = 16  # windows of one recording: two batches, so that the engine is never idle
-LANGUAGE_THRESHOLD = 0.5  # a language detected with at least this probability holds for the whole recording
+LANGUAGE_THRESHOLD = 0.5  # least probability at which a window's language may differ from its channel's
+MIN_LANGUAGE_SPEECH = 3 * SAMPLE_RATE  # samples; nor may that of a shorter window
 MAX_BEAMS = 10
 # Samples of speech behind a window's text that are decoded again; the detector's padding is a part of them.
 MIN_SPEECH_UNFINISHED = SAMPLE_RATE // 2  # where the model itself began another segment
@@ -71,7 +73,7 @@ class Model:
 
     def check(self, options: Options) -> None:
         """Raise `OptionError` if the checkpoint cannot honour the options."""
-        if options.language is not None and options.language not in self.info.languages:
+        if not {*filter(None, [options.language]), *options.languages} <= set(self.info.languages):
             known = ", ".join(self.info.languages[:8]) + (", ..." if len(self.info.languages) > 8 else "")
             raise OptionError(f"The model does not support this language; use {known}.", "language", "invalid_language")
         if options.task == "translate" and not self.info.translates:
@@ -91,9 +93,11 @@ class Model:
         assembler = Assembler(duration=audio.length, channels=channels, task=options.task, notices=audio.notices)
         total = audio.length * channels
         ends = [0] * channels  # in each channel everything before the end of its last window is done
+        heard = [Counter[str]() for _ in range(channels)]  # samples of text by language
         windows = plan(audio, self.detect if vad else None, trimmed=self.info.trimmed)
         async with contextlib.aclosing(_decode_in_order(windows, self._decode, options)) as results:
-            async for window, decoded in results:
+            async for window, first in results:
+                decoded = await self._in_likely_language(window, first, options, heard[window.channel])
                 ends[window.channel] = window.end
                 yield Update(assembler.add(window, decoded), sum(ends), total, decoded)
         rest = assembler.finish()
@@ -102,6 +106,21 @@ class Model:
             transcript = replace(transcript, notices=(*transcript.notices, NO_SPEECH))
         yield Update(rest, total, total, transcript=transcript)
 
+    async def _in_likely_language(
+        self, window: Window, decoded: Decoded, options: Options, heard: Counter[str]
+    ) -> Decoded:
+        """Decode a window again in the language `heard` most in its channel, if it is unsure of another one.
+
+        Of the two texts the more probable is kept.
+        """
+        likely = max(heard, key=heard.__getitem__, default=decoded.language)
+        sure = decoded.language_probability >= LANGUAGE_THRESHOLD and window.length >= MIN_LANGUAGE_SPEECH
+        if decoded.segments and likely != decoded.language and not (sure or options.language or options.multilingual):
+            again = await self._decode(window, replace(options, language=likely))
+            decoded = max(again, decoded, key=_mean_logprob)
+        heard[decoded.language] += sum(segment.end_sample - segment.start_sample for segment in decoded.segments)
+        return decoded
+
     async def _decode(self, window: Window, options: Options) -> Decoded:
         """Decode a window and, as long as it holds speech behind its text, the rest of it."""
         whole = decoded = await self.backend.decode(window, options)
@@ -109,7 +128,8 @@ class Model:
         while options.timestamps and (at := await asyncio.to_thread(self._unread, window, start, decoded)) is not None:
             start = at
             rest = Window(window.samples[start:], window.start + start, window.channel)
-            decoded = await self.backend.decode(rest, replace(options, language=decoded.language))
+            language = options.language if options.multilingual else decoded.language
+            decoded = await self.backend.decode(rest, replace(options, language=language))
             whole = _joined(whole, decoded, start)
         return whole
 
@@ -123,6 +143,11 @@ class Model:
         rest = window.samples[start + end :]
         speech = sum(span.length for span in self.detect(rest)) if self.detect else len(rest)
         return start + end if speech >= least else None
+
+
+def _mean_logprob(decoded: Decoded) -> float:
+    """The mean log probability of a window's tokens; that of a window without text is the lowest."""
+    return min((segment.avg_logprob for segment in decoded.segments), default=-math.inf)
 
 
 def _joined(whole: Decoded, rest: Decoded, start: int) -> Decoded:
@@ -160,11 +185,6 @@ async def _decode_in_order(
     windows: Iterator[Window], decode: Decode, options: Options
 ) -> AsyncGenerator[tuple[Window, Decoded], None]:
     """Results in the order of the windows, at most `IN_FLIGHT` of them under way."""
-    if options.language is None and (first := await _next(windows)) is not None:
-        decoded = await decode(first, options)
-        if decoded.language_probability >= LANGUAGE_THRESHOLD:
-            options = replace(options, language=decoded.language)
-        yield first, decoded
     running: deque[tuple[Window, asyncio.Future[Decoded]]] = deque()
     try:
         while True:

@@ -42,6 +42,8 @@ class Keywords(TypedDict, total=False):
     """The fields of `Options` and `Reading` as keyword arguments."""
 
     language: str | None
+    languages: tuple[str, ...]
+    multilingual: bool
     task: Task
     prompt: str | None
     hotwords: str | None
@@ -196,8 +198,8 @@ class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
         transcript. An error is an event too: it ends its own recording only. Raises `OptionError` at once.
         """
         options, reading = options or Options(), reading or Reading()
-        if options.language is not None:
-            options = replace(options, language=language_code(options.language))
+        language = None if options.language is None else language_code(options.language)
+        options = replace(options, language=language, languages=tuple(map(language_code, options.languages)))
         self.model.check(options)
         return self._events(sources, options, reading)
 

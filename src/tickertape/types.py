@@ -95,6 +95,8 @@ class Options:
     """How one window is decoded. Defaults are openai/whisper's; `Model.check` validates them against the model."""
 
     language: str | None = None  # ISO 639-1 code; None: detect it in each window
+    languages: tuple[str, ...] = ()  # among which a language is detected; empty: all of the model's
+    multilingual: bool = False  # keep each window's language; False: windows that are unsure take the recording's
     task: Task = "transcribe"
     prompt: str | None = None  # earlier text or spelling hints; never part of the output
     hotwords: str | None = None  # words to expect, given to the model as a prompt

@@ -122,6 +122,14 @@ def test_a_language_is_detected_where_none_is_given(engine: WhisperEngine) -> No
     assert 0 < decoded.language_probability <= 1
 
 
+def test_a_language_is_detected_among_those_allowed(engine: WhisperEngine) -> None:
+    """Only the languages that the caller allows are found; their probabilities make up the whole."""
+    for languages in (("fr", "ja"), ("ja", "sw"), ("cy",)):
+        decoded = text_of(engine.decode([window(0)], [replace(GREEDY, language=None, languages=languages)])[0])
+        assert decoded.language in languages
+        assert 1 / len(languages) <= decoded.language_probability <= 1
+
+
 def test_words_fill_the_segment(engine: WhisperEngine) -> None:
     """Words join to the segment's text, rise within the window, and have probabilities."""
     options = replace(GREEDY, word_timestamps=True, logprobs=True)

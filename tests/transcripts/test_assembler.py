@@ -32,7 +32,7 @@ def phrase(text: str, start: float, end: float, *, timed: bool = False) -> Segme
 
 def heard(*segments: Segment, language: str = "en") -> Decoded:
     """What the engine made of a window."""
-    return Decoded(segments, language)
+    return Decoded(tuple(replace(segment, language=language) for segment in segments), language)
 
 
 def run(pairs: list[tuple[Window, Decoded]], duration: int, channels: int = 1) -> tuple[list[Segment], Transcript]:

@@ -181,9 +181,15 @@ def test_verbose_json_leaves_out_what_was_not_asked_for() -> None:
 def test_only_split_recordings_have_channels() -> None:
     """Segments and words say who spoke, where that is known."""
     plain, split = transcript_of(spoken("Hello.")), transcript_of(spoken("Hello.", channel=1), channels=2)
-    assert "channel" not in formats.verbose_object(plain)["segments"][0]
+    assert {"channel", "language"}.isdisjoint(formats.verbose_object(plain)["segments"][0])
     assert 1 == formats.verbose_object(split)["segments"][0]["channel"]
     assert 1 == formats.verbose_object(split)["words"][0]["channel"]
+
+
+def test_segments_tell_their_language_where_several_are_spoken() -> None:
+    """In a recording of several languages each segment names its own."""
+    mixed = transcript_of(spoken("Hello."), replace(spoken("Hola.", start=SECOND), language="es"))
+    assert ["en", "es"] == [segment["language"] for segment in formats.verbose_object(mixed)["segments"]]
 
 
 def test_warnings_are_told() -> None:

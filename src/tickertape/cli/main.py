@@ -67,6 +67,7 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     output_dir: options.OutputDir = None,
     skip_existing: options.SkipExisting = False,
     language: options.Language = None,
+    multilingual: options.Multilingual = False,
     task: options.TaskName = "transcribe",
     word_timestamps: options.WordTimestamps = False,
     channels: options.ChannelsMode = "mix",
@@ -112,8 +113,10 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     from tickertape.transcriber import load
     from tickertape.types import Options, Reading
 
-    decoding = Options(language=language, task=task, word_timestamps=word_timestamps, prompt=prompt, hotwords=hotwords,
-                      beam_size=beam_size, temperatures=_temperatures(temperature))  # fmt: skip
+    names = tuple(filter(None, (language or "").split(",")))
+    decoding = Options(language=names[0] if len(names) == 1 else None, languages=names if len(names) > 1 else (),
+                      multilingual=multilingual, task=task, word_timestamps=word_timestamps, prompt=prompt,
+                      hotwords=hotwords, beam_size=beam_size, temperatures=_temperatures(temperature))  # fmt: skip
     reading = Reading(channels, vad=not no_vad, track=track, audio_format=audio_format, max_seconds=max_hours * 3600)
 
     load_model = partial(load, model, device=device, compute_type=compute_type, precision=precision, threads=threads,

@@ -40,7 +40,11 @@ OutputDir = Annotated[Path | None, typer.Option(
 SkipExisting = Annotated[bool, typer.Option(
     "--skip-existing", help="Skip recordings whose result files exist, to continue an interrupted run.")]
 Language = Annotated[str | None, typer.Option(
-    "--language", "-l", metavar="NAME", help="Code or English name: de, german. Default: detected.")]
+    "--language", "-l", metavar="NAME,...", help="Code or English name: de, german. Several: detected among them. "
+    "Default: detected.")]
+Multilingual = Annotated[bool, typer.Option(
+    "--multilingual", help="Keep the language of each window; by default a window that is unsure takes that of the "
+    "recording.")]
 TaskName = Annotated[Literal["transcribe", "translate"], typer.Option(
     help="translate: the text is English, whatever the language of the speech.")]
 WordTimestamps = Annotated[bool, typer.Option(

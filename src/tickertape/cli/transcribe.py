@@ -26,8 +26,8 @@ def transcribe_files(  # noqa: PLR0917 - as the command line names them
     options: Options, reading: Reading, *, as_json: bool = False, quiet: bool = False, skip_existing: bool = False,
 ) -> int:  # fmt: skip
     """Transcribe recordings and return the exit code. Raises `OptionError` for conflicting options."""
-    if options.language is not None:
-        language_code(options.language)  # validate before the model loads
+    for language in filter(None, [options.language, *options.languages]):
+        language_code(language)  # validate before the model loads
     recordings, invalid = find_recordings(names)
     if not folder and not as_json and (len(formats) > 1 or (len(recordings) > 1 and formats[0] != "txt")):
         message = "Several formats, or several files in a format other than txt, need --output-dir."
@@ -186,7 +186,8 @@ class JsonRun(Run):
         """Print a line for each segment, times in seconds."""
         for segment in segments:
             times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
-            self._put("segment", number, **times, channel=segment.channel, text=segment.text.strip())
+            self._put("segment", number, **times, channel=segment.channel, language=segment.language,
+                      text=segment.text.strip())  # fmt: skip
 
     def report_result(self, number: int, transcript: Transcript) -> None:
         """Print the transcript as `verbose_json`."""

@@ -180,7 +180,10 @@ class WhisperEngine:
         with _measure(group, "decode"):
             detected = self._decoder.detect_language(self._input(group))
         for state, ranked in zip(group, detected, strict=True):
-            state.language, state.language_probability = ranked[0][0].strip("<|>"), float(ranked[0][1])
+            allowed = state.options.languages or self._tokenizer.languages
+            found = [(code, probability) for token, probability in ranked if (code := token.strip("<|>")) in allowed]
+            state.language = found[0][0]
+            state.language_probability = float(found[0][1] / max(sum(each for _, each in found), MIN_PROBABILITY))
 
     def _call_key(self, state: _State) -> Hashable:
         """Equal for windows that can share a decoder call: prompt layout and search parameters."""

@@ -99,6 +99,8 @@ class ExtensionForm(BaseModel, use_attribute_docstrings=True):
     """Number of the audio track, from 0. Default: the first."""
     channels: Literal["mix", "split"] = "mix"
     """`split`: one speaker per channel."""
+    multilingual: Boolean = False
+    """Keep the language of each window; by default a window that is unsure takes that of the recording."""
     beam_size: Beams | SkipJsonSchema[None] = None
     """1 to 10 beams; 1 is greedy."""
     priority: Priority = "interactive"
@@ -121,7 +123,7 @@ class TranscriptionForm(TranslationForm):
     """The form of `/v1/audio/transcriptions`."""
 
     languages: list[str] = Field([], alias="languages[]")
-    """One value: like `language`. Several: the language is detected."""
+    """One value: like `language`. Several: the language is detected among them."""
     timestamp_granularities: list[Literal["word", "segment"]] = Field([], alias="timestamp_granularities[]")
     """Times in `verbose_json`; `segment` is accepted with `json` too."""
     include: list[Literal["logprobs"]] = Field([], alias="include[]")
@@ -169,6 +171,7 @@ CODES: dict[str, str] = {
     "prompt_too_long": "the prompt exceeds 16 KiB",
     "invalid_vad": "not a boolean",
     "invalid_word_timestamps": "not a boolean",
+    "invalid_multilingual": "not a boolean",
     "invalid_audio_format": "not a valid format of audio without a header",
     "invalid_audio_track": "not a track number, or no such track",
     "invalid_channels": "neither `mix` nor `split`",
@@ -225,8 +228,11 @@ def parse_form(form: Form, task: Task, models: Mapping[str, Model], *, beam_size
     except ValidationError as error:
         raise _option_error(str(error.errors(include_input=False)[0]["loc"][0])) from None
     _check_combinations(valid)
+    languages = _languages(valid)
     options = Options(
-        language=_language(valid),
+        language=languages[0] if len(languages) == 1 else None,
+        languages=languages if len(languages) > 1 else (),
+        multilingual=valid.multilingual,
         task=task,
         prompt=_limited(valid.prompt, PROMPT_LIMIT, "prompt", "prompt_too_long"),
         hotwords=_hotwords(valid),
@@ -294,14 +300,13 @@ def _check_combinations(form: TranscriptionForm) -> None:
         raise OptionError(message, "vad", "conflicting_field")
 
 
-def _language(form: TranscriptionForm) -> str | None:
-    """The language's code; `None` if it is to be detected."""
+def _languages(form: TranscriptionForm) -> tuple[str, ...]:
+    """The codes of the languages that may be spoken; empty if any may."""
     name, given = ("language", [form.language]) if form.language else ("languages[]", form.languages)
     try:
-        codes = [language_code(language) for language in given]
+        return tuple(dict.fromkeys(map(language_code, given)))
     except OptionError as error:
         raise OptionError(error.message, name, error.code) from error
-    return codes[0] if len(codes) == 1 else None
 
 
 def _hotwords(form: TranscriptionForm) -> str | None:
@@ -320,9 +325,6 @@ def _limited(text: str, limit: int, name: str, code: str) -> str | None:
 def _notices(form: TranscriptionForm) -> list[Notice]:
     """Warnings about values that the server does not use as sent."""
     notices = []
-    if not form.language and len(form.languages) > 1:
-        message = "Several languages were given; the language was detected without that restriction."
-        notices.append(Notice("languages_detected", message))
     if len(form.prompt.encode()) > PROMPT_TOKENS * BYTES_PER_TOKEN:
         message = f"The model reads the last {PROMPT_TOKENS} tokens of a prompt; this one probably has more."
         notices.append(Notice("prompt_truncated", message))

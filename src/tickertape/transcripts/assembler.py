@@ -49,7 +49,9 @@ class Assembler:
     def add(self, window: Window, decoded: Decoded) -> tuple[Segment, ...]:
         """Add the next window. Returns the segments that are now final, in order, timed within the recording."""
         segments = _place(window, decoded, self._duration)
-        self._samples[decoded.language] += sum(segment.end_sample - segment.start_sample for segment in segments)
+        for segment in segments:
+            self._samples[segment.language] += segment.end_sample - segment.start_sample
+        self._samples.setdefault(decoded.language, 0)
         if self._task == "translate":
             segments = [replace(segment, language="en") for segment in segments]
         if pending := self._pending.pop(window.channel, []):
@@ -114,7 +116,7 @@ def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
         return replace(timed, start_sample=start, end_sample=end)
 
     spoken = [
-        replace(segment, channel=window.channel, language=decoded.language, words=tuple(map(place, segment.words)))
+        replace(segment, channel=window.channel, words=tuple(map(place, segment.words)))
         for segment in decoded.segments
         if segment.text.strip()
     ]

@@ -1,14 +1,14 @@
 """Transcript to text, json, verbose_json, srt, vtt, tsv and stream events.
 
 Samples are rounded to milliseconds here, half up. The JSON shapes are OpenAI's, extended by a word's `probability`,
-a segment's `channel` and `warnings`.
+a segment's `channel` and `language`, and `warnings`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -39,11 +39,13 @@ def json_object(transcript: Transcript) -> Json:
 def verbose_object(transcript: Transcript, *, segments: bool = True, words: bool = True) -> Json:
     """OpenAI's `verbose_json` body, times in seconds. `words` appear only if the transcript has word times."""
     split = transcript.channels > 1
+    mixed = len({segment.language for segment in transcript.segments}) > 1
     code = "en" if transcript.task == "translate" else transcript.language  # of the text
     language, duration = LANGUAGES.get(code, code), milliseconds(transcript.samples) / 1000
     body: Json = {"task": transcript.task, "language": language, "duration": duration, "text": transcript.text}
     if segments:
-        body["segments"] = [_segment(i, segment, split=split) for i, segment in enumerate(transcript.segments)]
+        own = [name for name, told in (("channel", split), ("language", mixed)) if told]
+        body["segments"] = [_segment(i, segment, own) for i, segment in enumerate(transcript.segments)]
     if words and transcript.words:
         body["words"] = [
             {"word": word.text.strip(), **_times(word), "probability": _number(word.probability)}
@@ -107,7 +109,7 @@ def speaker(channel: int) -> str:
     return f"Speaker {channel + 1}"
 
 
-def _segment(number: int, segment: Segment, *, split: bool) -> Json:
+def _segment(number: int, segment: Segment, extensions: Sequence[str]) -> Json:
     figures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
     return {
         "id": number,
@@ -116,7 +118,7 @@ def _segment(number: int, segment: Segment, *, split: bool) -> Json:
         "text": segment.text,
         "tokens": list(segment.tokens),
         **{name: _number(getattr(segment, name)) for name in figures},
-        **({"channel": segment.channel} if split else {}),
+        **{name: getattr(segment, name) for name in extensions},
     }
 
 
