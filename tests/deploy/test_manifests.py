@@ -484,6 +484,7 @@ def test_serve_accepts_the_configuration() -> None:
     parsed = schema.ServeDeploySchema.model_validate(config)
     assert ["tickertape", "page"] == [application.name for application in parsed.applications]
     assert ["/", "/page"] == [application.route_prefix for application in parsed.applications]
+    assert FULL_CLUSTER.settings.keep_alive == parsed.http_options.keep_alive_timeout_s
 
 
 @pytest.mark.parametrize("name", ["api", "page"])

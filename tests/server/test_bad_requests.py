@@ -22,7 +22,7 @@ from tests.support.fakes import TEXT, FakeEngine, Serving, model, wav
 from tests.support.logs import LOG
 from tests.support.sockets import FORM_TYPE, RunningServer, code, raw_form, raw_request, read_to_end, status
 from tests.support.waiting import TIMEOUT, wait_until_async
-from tickertape.server import auth
+from tickertape.server import auth, http_protocol
 from tickertape.server.app import create_app
 from tickertape.server.auth import Keyring, add_key
 from tickertape.server.errors import UnauthorizedError
@@ -349,19 +349,36 @@ async def ended(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: t\r\n"
 
 
-@pytest.mark.parametrize("begun", [b"", b"\r\n", b"GE", HEAD], ids=["idle", "a line end", "half a line", "no end"])
+@pytest.mark.parametrize("begun", [b"", b"\r\n"], ids=["idle", "a line end"])
 @pytest.mark.slow
-async def test_row_66_a_head_that_does_not_come_ends_the_connection(begun: bytes) -> None:
-    """A connection on which nothing comes, or no more than the beginning of a request, is closed."""
+async def test_row_66_a_connection_without_a_request_is_closed(begun: bytes) -> None:
+    """A connection on which no request begins is closed after the keep-alive time."""
     with RunningServer(keep_alive=1) as server:
         connection = await server.connect()
         connection[1].write(begun)
         assert b"" == await ended(connection)
 
 
-async def test_row_66_headers_that_trickle_end_the_connection() -> None:
+@pytest.mark.parametrize("begun", [b"GE", HEAD], ids=["half a line", "no end"])
+async def test_row_66_a_head_that_does_not_end_ends_the_connection(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose head stops is closed after the limit on heads; a connection that is only idle outlives it."""
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.2)
+    with RunningServer(keep_alive=100) as server:
+        idle, stalled = await server.connect(), await server.connect()
+        idle[1].write(HEAD + b"\r\n")
+        await idle[0].readuntil(b'{"status":"ok"}')
+        stalled[1].write(begun)
+        assert b"" == await ended(stalled)
+        idle[1].write(HEAD + b"Connection: close\r\n\r\n")
+        assert 200 == status(await ended(idle))
+
+
+async def test_row_66_headers_that_trickle_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A header now and then does not keep a connection: the clock runs from a head's beginning."""
-    with RunningServer(keep_alive=1) as server:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 1.0)
+    with RunningServer(keep_alive=100) as server:
         reader, writer = await server.connect()
         writer.write(HEAD)
         ending = asyncio.create_task(asyncio.wait_for(read_to_end(reader), TIMEOUT))
@@ -377,15 +394,24 @@ async def test_row_66_headers_that_trickle_end_the_connection() -> None:
 
 @pytest.mark.slow
 async def test_row_66_a_connection_is_kept_between_requests_only_so_long() -> None:
-    """After an answer another request is answered; one that does not come, or stops, ends the connection."""
+    """After an answer another request is answered; if none comes, the connection ends."""
     with RunningServer(keep_alive=4) as server:
-        for begun in (b"", HEAD):
-            connection = await server.connect()
-            for _ in range(2):
-                connection[1].write(HEAD + b"\r\n")
-                assert b"200 OK" in await connection[0].readuntil(b'{"status":"ok"}')
-            connection[1].write(begun)
-            assert b"" == await ended(connection)
+        connection = await server.connect()
+        for _ in range(2):
+            connection[1].write(HEAD + b"\r\n")
+            assert b"200 OK" in await connection[0].readuntil(b'{"status":"ok"}')
+        assert b"" == await ended(connection)
+
+
+@pytest.mark.slow
+async def test_row_66_an_unread_body_that_stops_ends_the_connection() -> None:
+    """A request that is answered before its body has arrived does not keep its connection for ever."""
+    with RunningServer(keep_alive=1) as server:
+        connection = await server.connect()
+        connection[1].write(b"POST /nothing HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n")
+        assert b"404" in await connection[0].readuntil(b"}}")
+        connection[1].write(b"x")
+        assert b"" == await ended(connection)
 
 
 @pytest.mark.slow

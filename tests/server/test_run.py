@@ -241,6 +241,11 @@ async def start(settings: Settings, listener: socket.socket) -> None:
     await server.serve([listener])
 
 
+def test_connections_are_kept_as_long_as_the_setting_says() -> None:
+    """Uvicorn keeps idle connections for `keep_alive` seconds; the default exceeds the 60 s of common balancers."""
+    assert 60 < Settings().keep_alive == Server(None, Settings()).config.timeout_keep_alive
+
+
 async def test_listening_is_logged_once_the_port_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that connects as soon as the log says "listening" is accepted, and before that it is not."""
     settings = Settings(host="127.0.0.1", port=0).resolve()

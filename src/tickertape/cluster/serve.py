@@ -32,7 +32,6 @@ from tickertape.server.deployments import (
     ENVIRONMENT,
     HEALTH_CHECKS,
     INGRESS_REQUESTS,
-    KEEP_ALIVE,
     PAGE,
     PAGE_PREFIX,
 )
@@ -134,7 +133,7 @@ def deploy(settings: Settings) -> None:
     configure_logging()
     serve.start(
         proxy_location="EveryNode" if settings.address else "HeadOnly",
-        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": KEEP_ALIVE},
+        http_options={"host": settings.host, "port": settings.port, "keep_alive_timeout_s": settings.keep_alive},
         logging_config=quiet,
     )
     configure_logging()

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from tickertape.deploy.manifests import OBJECT_HOSTS, dump, memory_bytes, render, to_yaml, validate_name
 from tickertape.errors import OptionError
-from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS, KEEP_ALIVE
+from tickertape.server.deployments import BODY_LIMIT_VARIABLE, ENVIRONMENT, HEALTH_CHECKS, INGRESS_REQUESTS
 from tickertape.server.settings import Settings
 
 FILE = "kuberay.yaml"
@@ -112,7 +112,7 @@ class KubeRay:
     def serve_config(self) -> dict[str, Any]:
         """The applications of `tickertape serve`, with their ingress replicas kept on ingress pods."""
         values = {**HEALTH_CHECKS, **self.settings.model_dump(mode="json")}
-        return render("serve.yaml", {**values, "keep_alive": KEEP_ALIVE, "ingress_requests": INGRESS_REQUESTS})[0]
+        return render("serve.yaml", {**values, "ingress_requests": INGRESS_REQUESTS})[0]
 
     def _pod(self, component: str, cpu: int, memory: str, gpus: int = 0) -> dict[str, Any]:
         environment = {**ENVIRONMENT, BODY_LIMIT_VARIABLE: str(int(self.settings.body_limit)), "HOME": "/tmp"}  # noqa: S108 - in the pod

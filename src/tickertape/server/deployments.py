@@ -7,7 +7,6 @@ from typing import Any
 API, PAGE = "tickertape", "page"  # names of the applications and of their ingress deployments
 PAGE_PREFIX = "/page"
 INGRESS_REQUESTS = 1000  # that an API or page replica may hold; admission control rejects requests long before
-KEEP_ALIVE = 10  # seconds in which the headers of a request must arrive; idle connections are closed then
 HEALTH_CHECKS: dict[str, Any] = {  # seconds; a busy event loop may be slow to answer
     "health_check_period_s": 2,
     "health_check_timeout_s": 30,

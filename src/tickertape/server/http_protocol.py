@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol with three changes.
 
 - A malformed request gets the JSON error envelope; uvicorn answers in plain text.
-- The head of a request must arrive within the keep-alive time; uvicorn sets no limit, so slow clients could occupy
-  all connections.
+- The head of a request must arrive within `HEAD_TIMEOUT`, and a connection without a first request is closed like an
+  idle one; uvicorn limits neither, so slow clients could occupy all connections.
 - An `Upgrade` header is ignored, as RFC 9110 section 7.8 allows; uvicorn would lose the body of such a request. Java's
   HTTP client offers HTTP/2 with every request, uploads included.
 """
@@ -20,6 +20,7 @@ from tickertape.errors import CallerError
 from tickertape.server.errors import envelope
 from tickertape.server.middleware import request_id
 
+HEAD_TIMEOUT = 10.0  # seconds from the first byte of a request's head to its last
 MALFORMED = CallerError("The request is not valid HTTP/1.1.")
 
 
@@ -31,21 +32,22 @@ def install() -> None:
 
 
 class HTTPProtocol(HttpToolsProtocol):
-    """One connection. uvicorn's `timeout_keep_alive` limits the time that the head of a request may take."""
+    """One connection. It is closed after `timeout_keep_alive` seconds without a byte or a request in work."""
 
     _head_timer: asyncio.TimerHandle | None = None
-    _in_body = False
+    _in_head = False
     _upgrade_offered = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Start the timer for the first request."""
+        """Start the idle timer."""
         super().connection_made(transport)
-        self._update_timer()
+        self._update_timers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer."""
+        """Cancel both timers."""
         super().connection_lost(exc)
-        self._cancel_timer()
+        self._unset_keepalive_if_required()
+        self._cancel_head_timer()
 
     def data_received(self, data: bytes) -> None:
         """Parse the bytes; a head with an `Upgrade` header is parsed again without it."""
@@ -55,19 +57,23 @@ class HTTPProtocol(HttpToolsProtocol):
                 data = self._parse(data)
         except httptools.HttpParserError:
             self._reject()
-        self._update_timer()
+        self._update_timers()
+
+    def on_message_begin(self) -> None:
+        """Note that a head has begun."""
+        self._in_head = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head must be parsed again without the `Upgrade` header."""
+        self._in_head = False
         self._upgrade_offered = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
         if not self._upgrade_offered:
-            self._in_body = True
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """End the request, unless only its head has been parsed."""
         if not self._upgrade_offered:
-            self._in_body = False
             super().on_message_complete()
 
     def _should_upgrade_to_ws(self) -> bool:
@@ -97,15 +103,17 @@ class HTTPProtocol(HttpToolsProtocol):
             self.transport.write(_bad_request())
         self.transport.close()
 
-    def _update_timer(self) -> None:
-        """Let the timer run only while the head of a request is expected."""
-        answered = self.cycle is None or self.cycle.response_complete
-        if not answered or self._in_body or self.transport.is_closing():
-            self._cancel_timer()
+    def _update_timers(self) -> None:
+        """Limit the duration of a head and, between requests, the silence. A request in work has limits of its own."""
+        waiting = (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
+        if not (waiting and self._in_head):
+            self._cancel_head_timer()
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+        if waiting and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
 
-    def _cancel_timer(self) -> None:
+    def _cancel_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

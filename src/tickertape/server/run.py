@@ -20,7 +20,6 @@ import uvicorn
 from tickertape.engine.batching import LocalBackend
 from tickertape.errors import OptionError
 from tickertape.pipeline import Model
-from tickertape.server.deployments import KEEP_ALIVE
 from tickertape.server.http_protocol import HTTPProtocol
 from tickertape.server.logs import configure_logging, log_exception
 from tickertape.server.models import model_sources, open_detector, open_engine
@@ -140,7 +139,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE,
+            timeout_keep_alive=settings.keep_alive,
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         super().__init__(config)

@@ -57,6 +57,7 @@ class Settings(BaseModel):
     models: Words = Field((), description="Checkpoints, `path` or `name=path`; the first is the default. Empty: demo.")
     page: bool = Field(True, description="Serve the web page at `/`.")
     docs: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
+    keep_alive: int = Field(75, ge=1, description="Seconds until an idle connection is closed; exceed your balancer's.")
     cors_origins: Words = Field((), description="Origins whose pages may call the API. Empty: none.")
 
     # where the work is done
