@@ -41,7 +41,7 @@ BUDGET = {
     "audio": 1891,
     "checkpoints": 1213,
     "engine": 1167,
-    "server": 3838,
+    "server": 3854,
     "cluster": 874,
     "deploy": 500,
     "cli": 1161,

@@ -30,7 +30,8 @@ from tickertape.errors import DecodeError, EngineError
 from tickertape.server import health, sse, transcription
 from tickertape.server.app import create_app
 from tickertape.server.auth import CONCURRENT, PER_MINUTE, add_key, remove_key
-from tickertape.server.params import CODES
+from tickertape.server.multipart import IGNORED_FIELDS
+from tickertape.server.params import CODES, form_schema
 from tickertape.types import FALLBACK_TEMPERATURES, Detect, Samples, Span
 
 # -- what a good request gets --------------------------------------------------------------------------------------
@@ -68,6 +69,28 @@ async def test_granularities_choose_the_lists_of_verbose_json(
     body = response.json()
     assert expected == {"segments", "words"} & set(body)
     assert (1.0, "english", "transcribe") == (body["duration"], body["language"], body["task"])
+
+
+async def test_brackets_may_be_absent(api: ApiClient) -> None:
+    """A list is accepted under its name without brackets as well, repeated or mixed with the one with brackets."""
+    fields: dict[str, Any] = {"timestamp_granularities": ["segment", "word"], "response_format": "verbose_json"}
+    body = (await api.ask(fields)).json()
+    assert {"segments", "words"} == {"segments", "words"} & set(body)
+    fields["timestamp_granularities"], fields["timestamp_granularities[]"] = "segment", "word"
+    assert {"segments", "words"} == {"segments", "words"} & set((await api.ask(fields)).json())
+    assert "logprobs" in (await api.ask({"include": "logprobs"})).json()
+    answer = await api.ask({"timestamp_granularities": "page", "response_format": "verbose_json"})
+    assert (400, "invalid_timestamp_granularities", "timestamp_granularities[]") == refusal(answer)
+
+
+async def test_fields_of_other_servers_are_ignored_with_a_warning(api: ApiClient) -> None:
+    """Fields that other servers take do not fail the request; one warning names those that were sent."""
+    fields = {"user": ["a", "b"], "vad_filter": "True", "stream_options[include_usage]": "true", "seed": ""}
+    body = (await api.ask(fields)).json()
+    message = "This server ignores `stream_options`, `user`, `vad_filter`."
+    assert (TEXT, [{"code": "fields_ignored", "message": message}]) == (body["text"], body["warnings"])
+    known = set().union(*(form_schema(task)["properties"] for task in ("transcribe", "translate")))
+    assert not {name.partition("[")[0] for name in known} & IGNORED_FIELDS
 
 
 async def test_word_timestamps_add_words(api: ApiClient) -> None:
@@ -281,7 +304,7 @@ FIELD_ROWS: list[Any] = [
     pytest.param({"model": ""}, "missing_field", "model", id="50 no model"),
     pytest.param({"bogus": "1"}, "unknown_field", None, id="57 unknown field"),
     pytest.param({f"u{i}": "x" * 1000 for i in range(200)}, "unknown_field", None, id="57 200 unknown fields"),
-    pytest.param({"timestamp_granularities": "word"}, "unknown_field", "timestamp_granularities[]", id="57 brackets"),
+    pytest.param({"vad_filters": "true"}, "unknown_field", None, id="57 almost an ignored field"),
     pytest.param({"hotwords": "x" * 2**20}, "field_too_large", "hotwords", id="56 field of 1 MB"),
     pytest.param({"language": ["en", "de"]}, "duplicate_field", "language", id="60 language twice"),
     pytest.param({"keywords[]": ["x"] * 1100}, "too_many_fields", None, id="58 1100 fields"),

@@ -1,4 +1,7 @@
-"""Parse multipart forms strictly and within limits; unknown fields are rejected, not ignored.
+"""Parse multipart forms strictly and within limits.
+
+Fields of other servers are ignored with a warning. Any other unknown field is rejected, because it may be a typing
+error.
 
 The upload stays in memory and is never written to disk. A body that declares more than the limit is rejected unread;
 any other is cut off at the limit.
@@ -27,14 +30,26 @@ HEADER_LIMIT = 8 * 1024  # bytes of one header of a part: a file name of 255 cha
 MAX_HEADERS = 8  # of one part
 ALLOWANCE = 2**20  # bytes of a body beyond the file: fields and boundaries ...
 ALLOWANCE_SHARE = 16  # ... but no more than a 16th of the limit on the file
+# Fields of other servers and gateways. They tune the decoding or the report; none asks for another result.
+IGNORED_FIELDS = frozenset({
+    "metadata", "n", "safety_identifier", "seed", "store", "stream_options", "top_p", "user",  # OpenAI, elsewhere
+    "frequency_penalty", "max_completion_tokens", "min_p", "presence_penalty", "repetition_penalty",  # vLLM
+    "stream_continuous_usage_stats", "stream_include_usage", "top_k",
+    "batch_size", "best_of", "compression_ratio_threshold", "condition_on_previous_text",  # faster-whisper's servers
+    "hallucination_silence_threshold", "length_penalty", "log_prob_threshold", "no_repeat_ngram_size",
+    "no_speech_threshold", "patience", "suppress_blank", "suppress_tokens", "vad_filter", "vad_parameters",
+    "without_timestamps",
+    "entropy_thold", "logprob_thold", "no_speech_thold", "no_timestamps", "temperature_inc",  # whisper.cpp
+})  # fmt: skip
 
 
 @dataclass(slots=True)
 class Form:
-    """A parsed form: the upload, and the values of the other fields in order."""
+    """A parsed form: the upload, the values of the other fields in order, and the names of ignored fields."""
 
     file: io.BytesIO | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
 
 
 def body_cap(limit: int) -> int:
@@ -62,7 +77,7 @@ def check_headers(headers: Headers, limit: int) -> bytes:
 
 
 async def read_form(body: AsyncGenerator[bytes, None], boundary: bytes, *, known: Collection[str], limit: int) -> Form:
-    """Parse a body in chunks. A `known` field whose name ends in "[]" may be repeated.
+    """Parse a body in chunks. A `known` field whose name ends in "[]" may be repeated, also without the brackets.
 
     Raises `FileTooLargeError`, `OptionError`, and whatever `body` raises.
     """
@@ -102,7 +117,7 @@ class _Collector:
         self._headers: dict[bytes, bytes] = {}
         self._header = bytearray()
         self._value = bytearray()
-        self._name = ""
+        self._name = self._ignored = ""
         self._text = bytearray()
         self._upload: io.BytesIO | None = None
 
@@ -134,9 +149,11 @@ class _Collector:
         kind, parameters = parse_options_header(disposition)
         if kind != b"form-data" or b"name" not in parameters:
             raise _malformed("A part of the form has no name.")
-        self._name = parameters[b"name"].decode("latin-1")
-        if self._name not in self._known:
-            raise _unknown(f"{self._name}[]", self._known)
+        name = parameters[b"name"].decode("latin-1")
+        self._name = f"{name}[]" if f"{name}[]" in self._known else name
+        self._ignored = name.partition("[")[0]  # `stream_options[include_usage]` is a part of `stream_options`
+        if self._name not in self._known and self._ignored not in IGNORED_FIELDS:
+            raise OptionError("The form has an unknown field; see /docs.", None, "unknown_field")
         sent = self._name in self._form.fields or (self._name == "file" and self._form.file is not None)
         if sent and not self._name.endswith("[]"):
             raise OptionError("A field was sent twice.", self._name, "duplicate_field")
@@ -166,18 +183,14 @@ class _Collector:
         if self._upload is not None:
             self._upload.seek(0)
             return
+        if self._name not in self._known:
+            self._form.ignored.update({self._ignored} if self._text else ())
+            return
         try:
             value = self._text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise OptionError("Fields must be UTF-8.", self._name, "invalid_encoding") from error
         self._form.fields.setdefault(self._name, []).append(value)
-
-
-def _unknown(brackets: str, known: Collection[str]) -> OptionError:
-    """The error for an unknown field. It does not repeat the name, but suggests missing brackets."""
-    if brackets in known:
-        return OptionError(f"The field is called `{brackets}`, brackets included.", brackets, "unknown_field")
-    return OptionError("The form has an unknown field; see /docs.", None, "unknown_field")
 
 
 def _malformed(message: str) -> OptionError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -147,7 +147,7 @@ class TranscriptionForm(TranslationForm):
 CODES: dict[str, str] = {
     "missing_field": "`model`, or both `file` and `file_url`, are absent",
     "conflicting_field": "both `file` and `file_url`, or both `chunking_strategy` and `vad=false`",
-    "unknown_field": "the form has no such field",
+    "unknown_field": "neither a field of the form nor one of the ignored fields",
     "duplicate_field": "a field that may be sent once was sent twice",
     "too_many_fields": "more than 64 parts",
     "field_too_large": "a field exceeds its limit in bytes",
@@ -243,7 +243,7 @@ def parse_form(form: Form, task: Task, models: Mapping[str, Model], *, beam_size
         priority=valid.priority,
     )
     model.check(options)
-    return Order(model, options, valid, tuple(_notices(valid)))
+    return Order(model, options, valid, tuple(_notices(valid, form.ignored)))
 
 
 def _collect(form: Form) -> dict[str, Any]:
@@ -322,9 +322,12 @@ def _limited(text: str, limit: int, name: str, code: str) -> str | None:
     return text or None
 
 
-def _notices(form: TranscriptionForm) -> list[Notice]:
+def _notices(form: TranscriptionForm, ignored: Collection[str]) -> list[Notice]:
     """Warnings about values that the server does not use as sent."""
     notices = []
+    if ignored:
+        message = f"This server ignores {', '.join(f'`{name}`' for name in sorted(ignored))}."
+        notices.append(Notice("fields_ignored", message))
     if len(form.prompt.encode()) > PROMPT_TOKENS * BYTES_PER_TOKEN:
         message = f"The model reads the last {PROMPT_TOKENS} tokens of a prompt; this one probably has more."
         notices.append(Notice("prompt_truncated", message))
