@@ -37,7 +37,7 @@ OWNERS = {
 }  # fmt: skip
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
-    "transcripts": 681,
+    "transcripts": 720,
     "audio": 1891,
     "checkpoints": 1213,
     "engine": 1167,

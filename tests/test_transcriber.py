@@ -107,6 +107,14 @@ def test_channels_can_be_split(transcriber: Transcriber) -> None:
     assert {segment.channel for segment in transcript.segments} == {0, 1}
 
 
+def test_languages_have_many_names(transcriber: Transcriber, engine: fakes.FakeEngine) -> None:
+    """Codes of ISO 639, tags and names are understood, and `auto` detects the language."""
+    transcriber.transcribe(SECOND, language="auto")
+    transcriber.transcribe(SECOND, language="de-CH")
+    transcriber.transcribe(SECOND, languages=("deu", "eng"))
+    assert engine.asked == [Options(), Options(language="de"), Options(languages=("de", "en"))]
+
+
 def test_wrong_keywords_are_refused_at_once(transcriber: Transcriber) -> None:
     """Unknown options and languages the model does not know are errors before any work."""
     for language in ("klingon", "ja"):

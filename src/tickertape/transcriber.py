@@ -25,7 +25,7 @@ from tickertape.engine.batching import BATCH, LocalBackend
 from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
 from tickertape.errors import EngineError, OptionError, TickertapeError
 from tickertape.pipeline import IN_FLIGHT, Model, Update
-from tickertape.transcripts.languages import language_code
+from tickertape.transcripts.languages import spoken_languages
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Audio, Options, Priority, Reading, Segment, Task, Transcript
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
         """Transcribe a recording.
 
         `options` say how windows are decoded and `reading` how the recording is read. Keywords are fields of either:
-        `transcribe("call.wav", language="de", word_timestamps=True, channels="split")`. Languages are ISO 639-1 codes
-        or English names. Raises `AudioError`, `OptionError` and `DecodeError`.
+        `transcribe("call.wav", language="de", word_timestamps=True, channels="split")`. Languages are ISO 639
+        codes, BCP 47 tags or English names. Raises `AudioError`, `OptionError` and `DecodeError`.
         """
         *_, last = self.updates(source, options, reading, **keywords)
         assert last.transcript is not None  # noqa: S101 - the last update has it
@@ -198,8 +198,8 @@ class Transcriber(contextlib.AbstractContextManager["Transcriber"]):
         transcript. An error is an event too: it ends its own recording only. Raises `OptionError` at once.
         """
         options, reading = options or Options(), reading or Reading()
-        language = None if options.language is None else language_code(options.language)
-        options = replace(options, language=language, languages=tuple(map(language_code, options.languages)))
+        language, languages = spoken_languages(options.languages if options.language is None else [options.language])
+        options = replace(options, language=language, languages=languages)
         self.model.check(options)
         return self._events(sources, options, reading)
 

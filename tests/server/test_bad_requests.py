@@ -153,12 +153,14 @@ async def test_row_61_a_name_with_a_line_end_is_no_name(api: ApiClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("english", "en"), ("ENGLISH", "en"), ("de-AT", "de"), ("Deutsch", ""), ("xx-INVALID", "")]
-)
-async def test_row_70_names_and_regions_of_languages(api: ApiClient, given: str, expected: str) -> None:
-    """English names and codes with a region are accepted, as documented; anything else is refused without echo."""
+    ("given", "expected"),
+    [("english", "en"), ("ENGLISH", "en"), ("de-AT", "de"), ("ger", "de"), ("auto", None), ("Deutsch", ""),
+     ("xx-INVALID", "")],
+)  # fmt: skip
+async def test_row_70_names_and_regions_of_languages(api: ApiClient, given: str, expected: str | None) -> None:
+    """Names, codes, regions and `auto` are accepted, as documented; anything else is refused without echo."""
     answer = await api.ask({"language": given})
-    if expected:
+    if expected != "":
         assert (200, expected) == (answer.status_code, api.engine.asked[-1].language)
     else:
         assert (400, "invalid_language", "language") == refusal(answer)

@@ -113,10 +113,10 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
     from tickertape.transcriber import load
     from tickertape.types import Options, Reading
 
-    names = tuple(filter(None, (language or "").split(",")))
-    decoding = Options(language=names[0] if len(names) == 1 else None, languages=names if len(names) > 1 else (),
-                      multilingual=multilingual, task=task, word_timestamps=word_timestamps, prompt=prompt,
-                      hotwords=hotwords, beam_size=beam_size, temperatures=_temperatures(temperature))  # fmt: skip
+    languages = tuple(filter(None, (language or "").split(",")))
+    decoding = Options(languages=languages, multilingual=multilingual, task=task, word_timestamps=word_timestamps,
+                       prompt=prompt, hotwords=hotwords, beam_size=beam_size,
+                       temperatures=_temperatures(temperature))  # fmt: skip
     reading = Reading(channels, vad=not no_vad, track=track, audio_format=audio_format, max_seconds=max_hours * 3600)
 
     load_model = partial(load, model, device=device, compute_type=compute_type, precision=precision, threads=threads,

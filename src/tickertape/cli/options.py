@@ -40,8 +40,8 @@ OutputDir = Annotated[Path | None, typer.Option(
 SkipExisting = Annotated[bool, typer.Option(
     "--skip-existing", help="Skip recordings whose result files exist, to continue an interrupted run.")]
 Language = Annotated[str | None, typer.Option(
-    "--language", "-l", metavar="NAME,...", help="Code or English name: de, german. Several: detected among them. "
-    "Default: detected.")]
+    "--language", "-l", metavar="NAME,...", help="Code or English name: de, deu, german. Several: detected among them. "
+    "Default, and auto: detected.")]
 Multilingual = Annotated[bool, typer.Option(
     "--multilingual", help="Keep the language of each window; by default a window that is unsure takes that of the "
     "recording.")]

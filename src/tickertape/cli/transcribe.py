@@ -17,7 +17,7 @@ from tickertape.cli.progress import Bar, figures
 from tickertape.errors import CallerError, OptionError, TickertapeError
 from tickertape.transcriber import Event, Started, Transcriber
 from tickertape.transcripts.formats import speaker, verbose_object
-from tickertape.transcripts.languages import language_code, separator
+from tickertape.transcripts.languages import separator, spoken_languages
 from tickertape.types import SAMPLE_RATE, Options, Reading, Segment, Transcript
 
 
@@ -26,8 +26,7 @@ def transcribe_files(  # noqa: PLR0917 - as the command line names them
     options: Options, reading: Reading, *, as_json: bool = False, quiet: bool = False, skip_existing: bool = False,
 ) -> int:  # fmt: skip
     """Transcribe recordings and return the exit code. Raises `OptionError` for conflicting options."""
-    for language in filter(None, [options.language, *options.languages]):
-        language_code(language)  # validate before the model loads
+    spoken_languages(options.languages)  # validate before the model loads
     recordings, invalid = find_recordings(names)
     if not folder and not as_json and (len(formats) > 1 or (len(recordings) > 1 and formats[0] != "txt")):
         message = "Several formats, or several files in a format other than txt, need --output-dir."

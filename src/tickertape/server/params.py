@@ -19,7 +19,7 @@ from pydantic.json_schema import SkipJsonSchema
 from tickertape.errors import EmptyFileError, ModelNotFoundError, OptionError
 from tickertape.pipeline import Model
 from tickertape.server.multipart import Form
-from tickertape.transcripts.languages import language_code
+from tickertape.transcripts.languages import spoken_languages
 from tickertape.types import FALLBACK_TEMPERATURES, Notice, Options, Priority, Task
 
 ALIAS = "whisper-1"  # OpenAI's only Whisper: the first model answers to it
@@ -71,7 +71,7 @@ class OpenAIForm(BaseModel, use_attribute_docstrings=True):
     model: str
     """A name from `GET /v1/models`, or `whisper-1` for the default."""
     language: str = ""
-    """ISO 639-1 code or English name of the spoken language. Default: detected."""
+    """ISO 639 code, BCP 47 tag or English name of the spoken language. Default, and `auto`: detected."""
     prompt: str = ""
     """Earlier text, or names and spellings to expect. The model reads the last 223 tokens."""
     response_format: ResponseFormat = "json"
@@ -155,7 +155,7 @@ CODES: dict[str, str] = {
     "not_a_field": "another field was sent as a file",
     "invalid_encoding": "a field is not UTF-8",
     "invalid_multipart": "the multipart form is malformed",
-    "invalid_language": "neither an ISO 639-1 code nor an English name, or unknown to the model",
+    "invalid_language": "neither a code nor an English name of one of Whisper's languages, or unknown to the model",
     "invalid_task": "the model cannot translate",
     "invalid_temperature": "not a number from 0 to 1",
     "invalid_response_format": "not one of the formats",
@@ -228,10 +228,10 @@ def parse_form(form: Form, task: Task, models: Mapping[str, Model], *, beam_size
     except ValidationError as error:
         raise _option_error(str(error.errors(include_input=False)[0]["loc"][0])) from None
     _check_combinations(valid)
-    languages = _languages(valid)
+    language, languages = _languages(valid)
     options = Options(
-        language=languages[0] if len(languages) == 1 else None,
-        languages=languages if len(languages) > 1 else (),
+        language=language,
+        languages=languages,
         multilingual=valid.multilingual,
         task=task,
         prompt=_limited(valid.prompt, PROMPT_LIMIT, "prompt", "prompt_too_long"),
@@ -300,11 +300,11 @@ def _check_combinations(form: TranscriptionForm) -> None:
         raise OptionError(message, "vad", "conflicting_field")
 
 
-def _languages(form: TranscriptionForm) -> tuple[str, ...]:
-    """The codes of the languages that may be spoken; empty if any may."""
+def _languages(form: TranscriptionForm) -> tuple[str | None, tuple[str, ...]]:
+    """The language, or those among which it is detected."""
     name, given = ("language", [form.language]) if form.language else ("languages[]", form.languages)
     try:
-        return tuple(dict.fromkeys(map(language_code, given)))
+        return spoken_languages(given)
     except OptionError as error:
         raise OptionError(error.message, name, error.code) from error
 
