@@ -174,9 +174,9 @@ def test_no_windows_no_outcomes(engine: WhisperEngine) -> None:
 
 
 def test_choices_come_with_reasons(engine: WhisperEngine) -> None:
-    """Device, threads, encoder, decoder and windows are each explained in a line."""
+    """Checkpoint, device, threads, encoder, decoder and windows are each explained in a line."""
     subjects = [reason.partition(":")[0] for reason in engine.reasons]
-    assert ["device", "threads", "encoder", "decoder", "windows"] == subjects
+    assert ["checkpoint", "device", "threads", "encoder", "decoder", "windows"] == subjects
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tickertape.checkpoints.source import read_json
+from tickertape.checkpoints.config import read_json
 from tickertape.errors import CacheError, CheckpointError, CorruptCheckpointError
 
 CONVERTER_VERSION = 2  # raise it when the same source gives other files, so that every model is prepared again
@@ -38,8 +38,8 @@ def default_cache() -> Path:
 
 def folder_of(cache: Path, files: Mapping[str, Path], compute_type: str) -> Path:
     """The folder of a prepared model, named after the hash of its source files and options."""
-    hashes = _hashes(files.values(), cache / "index.json")
-    parts = [f"{CONVERTER_VERSION} {compute_type}", *(f"{name} {hashes[path]}" for name, path in sorted(files.items()))]
+    found = hashes(files.values(), cache / "index.json")
+    parts = [f"{CONVERTER_VERSION} {compute_type}", *(f"{name} {found[path]}" for name, path in sorted(files.items()))]
     return cache / "prepared" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -114,22 +114,22 @@ def _remove_leftovers(target: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _hashes(files: Iterable[Path], index: Path) -> dict[Path, str]:
+def hashes(files: Iterable[Path], index: Path) -> dict[Path, str]:
     """SHA-256 of each file, from the index if the file has not been modified since."""
     known: dict[str, Any] = {}
     with suppress(OSError, CheckpointError):
         known = read_json(index)
-    hashes, fresh = {}, {}
+    found, fresh = {}, {}
     for file in files:
         state = file.stat()
         stamp = [state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
         match known.get(str(file)):
             case [known_stamp, str(known_hash)] if known_stamp == stamp:
-                hashes[file] = known_hash
+                found[file] = known_hash
                 continue
-        hashes[file] = sha256(file)
+        found[file] = sha256(file)
         if time.time_ns() - state.st_mtime_ns > SETTLED_NS:
-            fresh[str(file)] = [stamp, hashes[file]]
+            fresh[str(file)] = [stamp, found[file]]
     with suppress(OSError):  # without an index the next hash takes longer; two writers at once may lose an entry
         if fresh:
             existing = {path: entry for path, entry in (known | fresh).items() if Path(path).is_file()}
@@ -137,7 +137,7 @@ def _hashes(files: Iterable[Path], index: Path) -> dict[Path, str]:
             temporary = index.with_name(f".index.{os.getpid()}.json")
             temporary.write_text(json.dumps(existing), encoding="utf-8")
             temporary.replace(index)
-    return hashes
+    return found
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tickertape.checkpoints.safetensors import Weights
+from tickertape.checkpoints.safetensors import AGAIN, Weights
 from tickertape.errors import CorruptCheckpointError, IncompleteCheckpointError, NotWhisperError
 
 COPY = "copy the config.json of the model that was tuned"
@@ -103,3 +105,14 @@ def check_weights(weights: Weights, dimensions: Dimensions) -> None:
             )
         if not np.isfinite(weights[name]).all():
             raise CorruptCheckpointError(f"{name} holds NaN or infinity: training diverged; use an earlier checkpoint")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; raises `CorruptCheckpointError`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(f"{path.name} is not valid JSON; {AGAIN}") from error
+    if not isinstance(value, dict):
+        raise CorruptCheckpointError(f"{path.name} does not hold an object; {AGAIN}")
+    return value

