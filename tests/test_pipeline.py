@@ -292,6 +292,18 @@ async def test_silence_gives_an_empty_transcript() -> None:
     assert ("", "no_speech") == (updates[0].transcript.text, updates[0].transcript.notices[-1].code)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(Options(language="ru"), "ru"), (Options(languages=("uk", "ru")), "uk"), (Options(), "de")],
+)
+async def test_silence_has_a_language_that_was_asked_for(options: Options, expected: str) -> None:
+    """The language of an empty transcript is the one asked for, else the first that is possible."""
+    silent = Model(ModelInfo("demo", languages=("de", "ru", "uk")), FakeBackend(), no_speech)
+    (update,) = [update async for update in silent.transcribe(audio(60), options)]
+    assert update.transcript is not None
+    assert expected == update.transcript.language
+
+
 async def test_without_detection_windows_are_plain() -> None:
     """Without a detector every sample is heard, in windows of 30 s that overlap."""
     windows = list(plan(audio(70), None))

@@ -103,7 +103,8 @@ class Model:
         rest = assembler.finish()
         transcript = assembler.transcript()
         if not transcript.segments:
-            transcript = replace(transcript, notices=(*transcript.notices, NO_SPEECH))
+            language = options.language or (options.languages or self.info.languages)[0]
+            transcript = replace(transcript, language=language, notices=(*transcript.notices, NO_SPEECH))
         yield Update(rest, total, total, transcript=transcript)
 
     async def _in_likely_language(
