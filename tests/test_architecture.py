@@ -39,8 +39,8 @@ OWNERS = {
 BUDGET = {
     "transcripts": 720,
     "audio": 1891,
-    "checkpoints": 1374,
-    "engine": 1168,
+    "checkpoints": 1580,
+    "engine": 1174,
     "server": 3854,
     "cluster": 873,
     "deploy": 500,

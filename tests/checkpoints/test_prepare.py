@@ -21,10 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.checkpoint_factory import make_adapter, make_checkpoint, write_safetensors
+from tests.support.checkpoint_factory import edit_json, make_adapter, make_checkpoint, write_safetensors
 from tickertape.checkpoints import ctranslate2 as convert
 from tickertape.checkpoints import source as sources
 from tickertape.checkpoints.cache import MANIFEST
+from tickertape.checkpoints.checks import _vocabulary, examine
 from tickertape.checkpoints.config import Dimensions, check_weights
 from tickertape.checkpoints.lora import merge_adapter
 from tickertape.checkpoints.openvino_export import write_encoder
@@ -47,24 +48,6 @@ from tickertape.types import Notice
 def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that no test changes."""
     return make_checkpoint(tmp_path_factory.mktemp("micro") / "micro", "micro", true_vocabulary=False)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with a small vocabulary, quick to copy and to break."""
-    return make_checkpoint(tmp_path_factory.mktemp("small") / "small", "custom")
-
-
-@pytest.fixture
-def copy(small: Path, tmp_path: Path) -> Path:
-    """A checkpoint that a test may change."""
-    return Path(shutil.copytree(small, tmp_path / "copy"))
-
-
-def edit(path: Path, **changes: object) -> None:
-    """Change keys of a JSON file; None removes one."""
-    values = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
 
 
 def flip(path: Path) -> None:
@@ -155,7 +138,7 @@ def test_trimmed_windows_are_declared_in_the_config(tmp_path: Path) -> None:
     """`audio_context` in config.json reaches the engine."""
     folder = make_checkpoint(tmp_path / "model", "custom", config={"audio_context": "trimmed"})
     assert "trimmed" == prepare(folder, cache=tmp_path).audio_context
-    edit(folder / "config.json", audio_context="half")
+    edit_json(folder / "config.json", audio_context="half")
     with pytest.raises(CheckpointError, match="audio_context"):
         prepare(folder, cache=tmp_path)
 
@@ -176,11 +159,8 @@ def test_converting_leaves_the_weights_as_they_were(small: Path, tmp_path: Path)
     """Quantizing does not reach back into the tensors the encoder is built from."""
     weights = sources.find(small).weights()
     before = {name: weights[name].copy() for name in weights}
-    source = sources.find(small)
-    tokens = convert.vocabulary(source.tokenizer().get_vocab(), source.dimensions.n_vocab)
-    convert.write_model(
-        tmp_path, weights, source.dimensions, settings=source.settings, tokens=tokens, compute_type="int8"
-    )
+    dimensions, rules, _ = examine(sources.find(small)).require()
+    convert.write_model(tmp_path, weights, dimensions, rules, compute_type="int8")
     assert all(np.array_equal(before[name], weights[name]) for name in before)
 
 
@@ -196,14 +176,15 @@ def test_a_slow_tokenizer_is_built(small: Path, tmp_path: Path) -> None:
 
 def test_missing_timestamps_and_padding_are_named() -> None:
     """Old tokenizers lack timestamps, which follow the last token; padded output layers get names that are no text."""
-    assert ["a", "<|0.00|>", "<|0.02|>"] == convert.vocabulary({"a": 0}, 3)
-    assert ["a", "<|0.00|>", "<|unused2|>"] == convert.vocabulary({"a": 0, "<|0.00|>": 1, "b": 7}, 3)
+    special = {"<|startoftranscript|>": 0}
+    assert ["<|startoftranscript|>", "<|0.00|>", "<|0.02|>"] == _vocabulary(special, 3)[0]
+    assert ["<|startoftranscript|>", "<|0.00|>", "<|unused2|>"] == _vocabulary(special | {"<|0.00|>": 1, "b": 7}, 3)[0]
 
 
 def test_old_checkpoints_without_generation_config(copy: Path, tmp_path: Path) -> None:
     """Before 2023 config.json held the suppressed tokens, and the languages were not declared."""
     (copy / "generation_config.json").unlink()
-    edit(copy / "config.json", suppress_tokens=[1, 2], begin_suppress_tokens=[3])
+    edit_json(copy / "config.json", suppress_tokens=[1, 2], begin_suppress_tokens=[3])
     prepared = prepare(copy, cache=tmp_path)
     assert 99 == len(prepared.languages)
     found = rules(prepared)
@@ -231,7 +212,7 @@ def test_a_ctranslate2_folder_with_an_older_vocabulary_and_without_rules(small: 
     """vocabulary.txt in place of vocabulary.json, and no `suppress_ids_begin`: blank and empty texts are suppressed."""
     theirs = ctranslate2_folder(prepare(small, cache=tmp_path).folder, tmp_path / "theirs")
     (theirs / "vocabulary.json").rename(theirs / "vocabulary.txt")
-    edit(theirs / "config.json", suppress_ids_begin=None)
+    edit_json(theirs / "config.json", suppress_ids_begin=None)
     vocabulary = sources.find(theirs).tokenizer().get_vocab()
     expected = [vocabulary[token] for token in ("\u0120", "<|endoftext|>")]
     assert expected == rules(prepare(theirs, cache=tmp_path))["suppress_ids_begin"]
@@ -362,7 +343,7 @@ def test_an_encoder_that_cannot_be_written_is_an_os_error(small: Path, tmp_path:
     (tmp_path / "encoder.bin").mkdir()
     source = sources.find(small)
     with pytest.raises(OSError, match="could not write"):
-        write_encoder(source.weights(), source.dimensions, tmp_path / "encoder.xml")
+        write_encoder(source.weights(), Dimensions.of(source.config), tmp_path / "encoder.xml")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_explained(
@@ -484,14 +465,14 @@ def writing(name: str, text: str) -> Callable[[Path], object]:
     (writing("config.json", "[]"), CorruptCheckpointError, "config.json"),
     (writing("model.safetensors", ""), CorruptCheckpointError, "again"),
     (writing("model.safetensors", "version https://git-lfs.github.com/spec/v1"), CorruptCheckpointError, "again"),
-    (lambda f: edit(f / "config.json", model_type="wav2vec2"), NotWhisperError, "wav2vec2"),
-    (lambda f: edit(f / "config.json", activation_function="relu"), NotWhisperError, "activation"),
-    (lambda f: edit(f / "config.json", d_model=None), IncompleteCheckpointError, "d_model"),
-    (lambda f: edit(f / "config.json", d_model=128), CorruptCheckpointError, "shape"),
-    (lambda f: edit(f / "config.json", d_model=-64), CorruptCheckpointError, "sizes"),
-    (lambda f: edit(f / "config.json", encoder_layers=10**9), CorruptCheckpointError, "sizes"),
-    (lambda f: edit(f / "config.json", decoder_layers=9), IncompleteCheckpointError, "missing"),
-    (lambda f: edit(f / "generation_config.json", decoder_start_token_id=7), CorruptCheckpointError, "same model"),
+    (lambda f: edit_json(f / "config.json", model_type="wav2vec2"), NotWhisperError, "wav2vec2"),
+    (lambda f: edit_json(f / "config.json", activation_function="relu"), NotWhisperError, "activation"),
+    (lambda f: edit_json(f / "config.json", d_model=None), IncompleteCheckpointError, "d_model"),
+    (lambda f: edit_json(f / "config.json", d_model=128), CorruptCheckpointError, "shape"),
+    (lambda f: edit_json(f / "config.json", d_model=-64), CorruptCheckpointError, "sizes"),
+    (lambda f: edit_json(f / "config.json", encoder_layers=10**9), CorruptCheckpointError, "sizes"),
+    (lambda f: edit_json(f / "config.json", decoder_layers=9), IncompleteCheckpointError, "missing"),
+    (lambda f: edit_json(f / "generation_config.json", decoder_start_token_id=7), CorruptCheckpointError, "same model"),
 ])  # fmt: skip
 def test_bad_checkpoints_are_refused(damage: Callable[[Path], object], error: type, hint: str, copy: Path,
                                      tmp_path: Path) -> None:  # fmt: skip
@@ -508,7 +489,7 @@ def test_missing_shards_and_shards_elsewhere_are_refused(tmp_path: Path) -> None
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(IncompleteCheckpointError, match="1 of 3"):
         prepare(folder, cache=tmp_path)
-    edit(folder / "model.safetensors.index.json", weight_map={"x": "../other.safetensors"})
+    edit_json(folder / "model.safetensors.index.json", weight_map={"x": "../other.safetensors"})
     with pytest.raises(CorruptCheckpointError, match="outside"):
         prepare(folder, cache=tmp_path)
 

@@ -261,6 +261,12 @@ def make_adapter(folder: Path, base: str, weights: Mapping[str, Array], **config
     return folder
 
 
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None removes one."""
+    values = json.loads(path.read_text()) | changes
+    _write_json(path, {name: value for name, value in values.items() if value is not None})
+
+
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1))
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from tickertape.checkpoints.config import read_json
 from tickertape.errors import CacheError, CheckpointError, CorruptCheckpointError
 
-CONVERTER_VERSION = 2  # raise it when the same source gives other files, so that every model is prepared again
+CONVERTER_VERSION = 3  # raise it when the same source gives other files, so that every model is prepared again
 MANIFEST = "manifest.json"
 DAMAGED = "the prepared model's manifest is damaged; prepare the model again"
 SETTLED_NS = 2_000_000_000  # a file changed less than 2 s ago may change again without a new time stamp
@@ -84,6 +84,8 @@ def write_manifest(folder: Path, model: Mapping[str, Any]) -> None:
 def verified_model(folder: Path, required: Iterable[str]) -> Mapping[str, Any]:
     """The manifest's description of the model, after a check of every file. Raises `CorruptCheckpointError`."""
     manifest = read_json(folder / MANIFEST)
+    if manifest["converter"] != CONVERTER_VERSION:
+        raise CorruptCheckpointError("another version of Tickertape prepared the model; prepare it again")
     model: Mapping[str, Any] = manifest["model"]
     files: Mapping[str, Any] = manifest["files"]
     named = {*required} <= files.keys() and all(Path(name).name == name for name in files)

@@ -1,6 +1,6 @@
 """A Hugging Face checkpoint's tensors to the files that CTranslate2 reads, without torch.
 
-    write_model(folder, weights, dimensions, settings=settings, tokens=tokens, compute_type="int8")
+    write_model(folder, weights, dimensions, rules, compute_type="int8")
 
 The reference is CTranslate2's own converter (ctranslate2/converters/transformers.py, WhisperLoader), which needs torch
 and transformers: for float32 and float16 checkpoints the files are the same byte for byte. From bfloat16 checkpoints
@@ -9,13 +9,13 @@ the tensors that are not quantized are float32 here and bfloat16 there, of the s
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tickertape.checkpoints.checks import Rules
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.ctranslate2_reader import layout
 from tickertape.checkpoints.safetensors import Array
@@ -23,22 +23,16 @@ from tickertape.errors import CheckpointError
 
 COMPUTE_TYPES = ("int8", "int8_float32", "int8_float16", "int16", "float16", "float32")
 
-ENGLISH_END = 50_256  # <|endoftext|> of the English-only checkpoints
-
 
 def write_model(
     folder: Path,
     weights: Mapping[str, Array],
     dimensions: Dimensions,
+    rules: Rules,
     *,
-    settings: Mapping[str, Any],
-    tokens: Sequence[str],
     compute_type: str,
 ) -> None:
-    """Write model.bin, config.json and vocabulary.json into `folder`.
-
-    `settings` is config.json overlaid with generation_config.json; `tokens` is the vocabulary in the order of its ids.
-    """
+    """Write model.bin, config.json and vocabulary.json into `folder`."""
     from ctranslate2 import specs
 
     spec = specs.WhisperSpec(dimensions.encoder_layers, dimensions.encoder_heads,
@@ -53,40 +47,19 @@ def write_model(
         positions = weights[f"model.{side}.embed_positions.weight"]
         getattr(spec, side).position_encodings.encodings = positions
     spec.decoder.embeddings.weight = weights["model.decoder.embed_tokens.weight"].copy()
-    separate = not settings.get("tie_word_embeddings", True) and "proj_out.weight" in weights
-    projection = weights["proj_out.weight"].copy() if separate else spec.decoder.embeddings.weight
-    spec.decoder.projection.weight = projection
-    half = range(dimensions.decoder_layers // 2, dimensions.decoder_layers)  # the official converter's default
-    all_heads = [list(pair) for pair in itertools.product(half, range(dimensions.decoder_heads))]
-    heads = settings.get("alignment_heads")
-    spec.config.suppress_ids = settings.get("suppress_tokens")
-    spec.config.suppress_ids_begin = settings.get("begin_suppress_tokens")
-    spec.config.alignment_heads = all_heads if heads is None else heads
-    spec.config.lang_ids = sorted(settings.get("lang_to_id", {}).values())
-    spec.register_vocabulary(tokens)
+    separate = "proj_out.weight" in weights
+    spec.decoder.projection.weight = weights["proj_out.weight"].copy() if separate else spec.decoder.embeddings.weight
+    spec.config.suppress_ids = rules.suppressed
+    spec.config.suppress_ids_begin = rules.suppressed_first
+    spec.config.alignment_heads = rules.alignment_heads
+    spec.config.lang_ids = sorted(rules.languages.values())
+    spec.register_vocabulary(rules.tokens)
     try:
         spec.validate()
         spec.optimize(quantization=compute_type)
     except ValueError as error:
         raise CheckpointError(f"CTranslate2 cannot store this model: {error}") from error
     spec.save(str(folder))
-
-
-def vocabulary(tokens: Mapping[str, int], size: int) -> list[str]:
-    """The tokens in the order of their ids, exactly `size` of them.
-
-    Tokenizers of older checkpoints lack the timestamps, which then follow the text and special tokens. Ids without a
-    token, in an output layer padded to a round size, get names that cannot be mistaken for text.
-    """
-    named = {i: token for token, i in tokens.items() if i < size}
-    if "<|0.00|>" not in tokens:
-        first = max(named, default=-1) + 1
-        named |= {first + i: f"<|{i * 0.02:.2f}|>" for i in range(size - first)}
-    if "" not in tokens and tokens.get("<|endoftext|>") != ENGLISH_END and "<|startoflm|>" in tokens:
-        # CTranslate2 treats a vocabulary without the empty string as English-only and then detects no language. It is
-        # given only ids, and no Whisper uses this token, so its name is free.
-        named[tokens["<|startoflm|>"]] = ""
-    return [named.get(i, f"<|unused{i}|>") for i in range(size)]
 
 
 def _module(spec: Any, path: str) -> Any:

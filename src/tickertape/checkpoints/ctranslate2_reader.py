@@ -64,13 +64,12 @@ def read_model(folder: Path, tokens: Mapping[str, int]) -> Model:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptCheckpointError("config.json is damaged; convert the model again") from error
     separate = variables["decoder/projection/weight"] is not variables["decoder/embeddings/weight"]
-    blank = [number for token in ("\u0120", "<|endoftext|>") if (number := tokens.get(token)) is not None]
     settings = {
         "model_type": "whisper",
         **dict(zip(SIZES, astuple(dimensions), strict=True)),
         "tie_word_embeddings": not separate,
         "suppress_tokens": config.get("suppress_ids", []),
-        "begin_suppress_tokens": config.get("suppress_ids_begin", blank),  # a blank or no text at all
+        "begin_suppress_tokens": config.get("suppress_ids_begin"),
         "alignment_heads": config.get("alignment_heads"),
     }
     if languages:

@@ -7,27 +7,24 @@ prepared.folder, prepared.encoder, prepared.dimensions.n_mels
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 from tickertape.checkpoints import cache as folders
 from tickertape.checkpoints import ctranslate2
+from tickertape.checkpoints.checks import AudioContext, examine
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.openvino_export import write_encoder
 from tickertape.checkpoints.source import Source, find, locate
-from tickertape.errors import CheckpointError, CorruptCheckpointError, IncompleteCheckpointError, OptionError
+from tickertape.errors import CheckpointError, CorruptCheckpointError, OptionError
 from tickertape.types import Notice
 
 ENCODER = "encoder.xml"
 CTRANSLATE2_FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json")
-FIRST_MULTILINGUAL_START = 50_258  # <|startoftranscript|> of OpenAI's multilingual vocabularies
-ENGLISH_ONLY_SIZE = 51_864  # tokens in OpenAI's English-only vocabulary
 REBUILT = Notice("cache_rebuilt", "the prepared model was damaged and has been rebuilt from its source")
 
-AudioContext: TypeAlias = Literal["full", "trimmed"]
 Progress: TypeAlias = Callable[[float, str], None]  # from 0.0 to 1.0, and the current step
 
 
@@ -83,7 +80,9 @@ def load(folder: Path) -> Prepared:
     try:
         model = folders.verified_model(folder, required=CTRANSLATE2_FILES)
         known = {field.name: model[field.name] for field in fields(Prepared) if field.name in model}
-        return Prepared(**{**known, "folder": folder, "dimensions": Dimensions(**model["dimensions"])})
+        notices = tuple(Notice(**notice) for notice in model["notices"])
+        sizes = Dimensions(**model["dimensions"])
+        return Prepared(**{**known, "folder": folder, "dimensions": sizes, "notices": notices})
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpointError(folders.DAMAGED) from error
 
@@ -100,53 +99,22 @@ def _from_cache(source: Source, cache: Path, compute_type: str, report: Progress
     except OSError:  # missing, or the cache is not a folder, which `build_once` reports
         pass
     prepared = folders.build_once(target, load, lambda folder: _build(source, folder, compute_type, report))
-    return replace(prepared, notices=notices)
+    return replace(prepared, notices=(*notices, *prepared.notices))
 
 
 def _build(source: Source, folder: Path, compute_type: str, report: Progress) -> None:
     """Write every file of a prepared model into an empty folder, the manifest last."""
-    dimensions, settings = source.dimensions, source.settings
-    tokenizer = source.tokenizer()
-    tokens = ctranslate2.vocabulary(tokenizer.get_vocab(with_added_tokens=True), dimensions.n_vocab)
-    report(0.1, "checking the weights")
-    weights = source.weights()
-    prepared = replace(_describe(folder, settings, tokens, compute_type, dimensions), name=source.name)
+    report(0.1, "checking the checkpoint")
+    examined = examine(source)
+    dimensions, rules, weights = examined.require()
+    prepared = Prepared(folder, source.name, compute_type, dimensions, rules.special, rules.languages,
+                        rules.audio_context, examined.notices)  # fmt: skip
     report(0.2, "converting the decoder")
-    ctranslate2.write_model(folder, weights, dimensions, settings=settings, tokens=tokens, compute_type=compute_type)
+    ctranslate2.write_model(folder, weights, dimensions, rules, compute_type=compute_type)
     report(0.7, "converting the encoder")
     write_encoder(weights, dimensions, folder / ENCODER)
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(examined.tokenizer.to_str(pretty=False), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": dimensions.n_mels}))
     report(0.9, "writing the manifest")
-    model = {name: value for name, value in asdict(prepared).items() if name not in {"folder", "notices", "origin"}}
+    model = {name: value for name, value in asdict(prepared).items() if name not in {"folder", "origin"}}
     folders.write_manifest(folder, model)
-
-
-def _describe(
-    folder: Path, settings: Mapping[str, Any], tokens: Sequence[str], compute_type: str, dimensions: Dimensions
-) -> Prepared:
-    """Describe a model by its config (`settings`) and its vocabulary in the order of ids (`tokens`)."""
-    ids = {token: number for number, token in enumerate(tokens)}
-    if "<|0.00|>" not in ids or "<|startoftranscript|>" not in ids:
-        raise IncompleteCheckpointError(
-            "the vocabulary lacks Whisper's special tokens; copy the tokenizer of the model that was tuned"
-        )
-    context = settings.get("audio_context", "full")
-    if context not in get_args(AudioContext):
-        raise CheckpointError("audio_context in config.json must be 'full' or 'trimmed'")
-    special = {
-        t: i for t, i in ids.items() if re.fullmatch(r"<\|[^|]+\|>", t) and not re.fullmatch(r"<\|\d+\.\d\d\|>", t)
-    }
-    return Prepared(folder, folder.name, compute_type, dimensions, special, _languages(settings, ids), context)
-
-
-def _languages(settings: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
-    """The declared languages, else the tokens between `<|startoftranscript|>` and `<|translate|>`."""
-    declared = settings.get("lang_to_id")
-    if isinstance(declared, Mapping):
-        return {str(token).strip("<|>"): int(number) for token, number in declared.items()}
-    start = ids["<|startoftranscript|>"]
-    english_only = start < FIRST_MULTILINGUAL_START and len(ids) == ENGLISH_ONLY_SIZE
-    if english_only or settings.get("is_multilingual") is False:
-        return {}
-    return {token.strip("<|>"): number for token, number in ids.items() if start < number < ids.get("<|translate|>", 0)}

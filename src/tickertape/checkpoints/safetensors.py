@@ -50,6 +50,10 @@ class Weights(Mapping[str, Array]):
         """The tensor's shape, without reading it."""
         return self._stored[name][1].shape
 
+    def without(self, name: str) -> Weights:
+        """The other tensors."""
+        return Weights({other: stored for other, stored in self._stored.items() if other != name})
+
     def is_half(self, name: str) -> bool:
         """Whether the tensor is stored as float16."""
         return self._stored[name][0] == "F16"

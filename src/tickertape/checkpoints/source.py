@@ -1,7 +1,7 @@
 """The files of a MODEL: a folder, a hub id, or an adapter with its base. They are only read.
 
 source = find("org/whisper-calls@v2")
-source.dimensions, source.weights(), source.tokenizer()
+source.config, source.weights(), source.tokenizer()
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from tickertape.checkpoints import wheels
 from tickertape.checkpoints.cache import default_cache
-from tickertape.checkpoints.config import Dimensions, check_weights, read_json
+from tickertape.checkpoints.config import read_json
 from tickertape.checkpoints.ctranslate2_reader import Model, read_model
 from tickertape.checkpoints.lora import merge_adapter
 from tickertape.checkpoints.safetensors import AGAIN, Weights, read_weights
@@ -90,40 +90,27 @@ class Source:
         return read_json(path)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """config.json overlaid with generation_config.json, where checkpoints since 2023 keep their decoding rules."""
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json, empty if there is none."""
         path = self.file("generation_config.json")
-        return self.config | (read_json(path) if path else {})
-
-    @property
-    def dimensions(self) -> Dimensions:
-        """The sizes config.json declares."""
-        return Dimensions.of(self.config)
+        return read_json(path) if path else {}
 
     def weights(self) -> Weights:
-        """Every tensor, an adapter merged in, shapes and numbers checked."""
+        """Every tensor, an adapter merged in. `checks.examine` compares them with the config."""
         is_ctranslate2 = self.shards[0].name == CTRANSLATE2
         weights = self._ctranslate2().weights if is_ctranslate2 else read_weights(self.shards)
+        if not is_ctranslate2 and self.config.get("tie_word_embeddings", True):
+            weights = weights.without("proj_out.weight")  # a copy of the embeddings, possibly an old one
         if self.adapter:
             config = read_json(self.adapter / ADAPTER_CONFIG)
             weights = merge_adapter(weights, read_weights([self.adapter / ADAPTER]), config)
-        check_weights(weights, self.dimensions)
         return weights
 
     def _ctranslate2(self) -> Model:
-        return read_model(self.shards[0].parent, self._read_tokenizer().get_vocab(with_added_tokens=True))
+        return read_model(self.shards[0].parent, self.tokenizer().get_vocab(with_added_tokens=True))
 
     def tokenizer(self) -> Any:
         """The checkpoint's own `tokenizers.Tokenizer`; raises `IncompleteCheckpointError` if it has none."""
-        tokenizer = self._read_tokenizer()
-        start = self.settings.get("decoder_start_token_id")
-        if start is not None and start != tokenizer.token_to_id("<|startoftranscript|>"):
-            raise CorruptCheckpointError(
-                "tokenizer and config.json disagree on the first token; both must come from the same model"
-            )
-        return tokenizer
-
-    def _read_tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         path = self.file("tokenizer.json")

@@ -93,6 +93,7 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
         f"encoder: {encoder.reason if encoder else f'ctranslate2 {compute_type} ({why_type})'}",
         f"decoder: ctranslate2 {compute_type} ({why_type})",
         f"windows: {prepared.audio_context} (declared by the checkpoint)",
+        *(f"{notice.code}: {notice.message}" for notice in prepared.notices),
     )
     return WhisperEngine(decoder, encoder, prepared, reasons)
 

@@ -279,7 +279,7 @@ class WhisperEngine:
                     self._input(same),
                     self._tokenizer.task(same[0].options, same[0].language),
                     [[token for segment in decoded[id(state)].segments for token in segment.tokens] for state in same],
-                    [max(2, 2 * -(-state.window.length // (2 * HOP))) for state in same],  # mel frames, without padding
+                    [_mel_frames(state) for state in same],
                 )
             for state, result in zip(same, results, strict=True):
                 segments = tuple(self._aligned(decoded[id(state)].segments, result, state))
@@ -314,6 +314,11 @@ class WhisperEngine:
         if words and not options.timestamps:
             segment = replace(segment, start_sample=words[0].start_sample, end_sample=words[-1].end_sample)
         return segment
+
+
+def _mel_frames(state: _State) -> int:
+    """The frames of the window without its padding, an even number: two make one position of the encoder."""
+    return max(2, 2 * -(-min(state.window.length, state.length) // (2 * HOP)))
 
 
 def _fails(attempt: _Attempt, options: Options) -> bool:
