@@ -37,14 +37,14 @@ OWNERS = {
 }  # fmt: skip
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
-    "transcripts": 720,
+    "transcripts": 718,
     "audio": 1891,
-    "checkpoints": 1580,
-    "engine": 1174,
+    "checkpoints": 1674,
+    "engine": 1175,
     "server": 3854,
     "cluster": 873,
     "deploy": 500,
-    "cli": 1164,
+    "cli": 1188,
     "": 1086,
 }
 

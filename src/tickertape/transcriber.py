@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tickertape.audio.reader import AudioSource
     from tickertape.audio.vad import SpeechDetector
-    from tickertape.checkpoints.prepare import Progress
+    from tickertape.checkpoints.cache import Progress
 
 MAX_PENDING_SAMPLES = IN_FLIGHT * WINDOW_SAMPLES  # no recording is decoded while more than this is pending
 

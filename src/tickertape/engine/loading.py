@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tickertape.checkpoints.prepare import Prepared, Progress, prepare
+from tickertape.checkpoints.cache import Progress
+from tickertape.checkpoints.prepare import Prepared, prepare
 from tickertape.engine.encoder import Encoder
 from tickertape.engine.hardware import choose_device, cores, keep_freed_memory
 from tickertape.engine.mel import HOP
