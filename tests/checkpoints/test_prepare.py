@@ -218,6 +218,15 @@ def test_a_ctranslate2_folder_with_an_older_vocabulary_and_without_rules(small: 
     assert expected == rules(prepare(theirs, cache=tmp_path))["suppress_ids_begin"]
 
 
+@pytest.mark.slow
+def test_english_only_folders_may_list_languages(tmp_path: Path) -> None:
+    """CTranslate2's converter lists languages for English-only models too; nothing is detected among them."""
+    made = prepare(make_checkpoint(tmp_path / "model", "micro.en"), cache=tmp_path)
+    theirs = ctranslate2_folder(made.folder, tmp_path / "theirs")
+    edit_json(theirs / "config.json", lang_ids=[50_259, 50_260])
+    assert {} == prepare(theirs, cache=tmp_path).languages
+
+
 def test_a_damaged_ctranslate2_folder_is_refused(small: Path, tmp_path: Path) -> None:
     """A file that is cut off, another kind of model, or a missing tokenizer: each has its own error."""
     theirs = ctranslate2_folder(prepare(small, cache=tmp_path).folder, tmp_path / "theirs")

@@ -200,13 +200,12 @@ def _vocabulary(tokens: Mapping[str, int], size: int) -> tuple[list[str], str]:
 
 def _languages(settings: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
     """The declared languages, else the tokens between `<|startoftranscript|>` and `<|translate|>`."""
-    declared = settings.get("lang_to_id")
-    if isinstance(declared, Mapping):
-        return {str(token).strip("<|>"): int(number) for token, number in declared.items()}
-    start = ids["<|startoftranscript|>"]
-    english_only = start < FIRST_MULTILINGUAL_START and len(ids) == ENGLISH_ONLY_SIZE
+    start, declared = ids["<|startoftranscript|>"], settings.get("lang_to_id")
+    english_only = start < FIRST_MULTILINGUAL_START and len(ids) == ENGLISH_ONLY_SIZE  # CTranslate2's declare some
     if english_only or settings.get("is_multilingual") is False:
         return {}
+    if isinstance(declared, Mapping):
+        return {str(token).strip("<|>"): int(number) for token, number in declared.items()}
     return {token.strip("<|>"): number for token, number in ids.items() if start < number < ids.get("<|translate|>", 0)}
 
 
