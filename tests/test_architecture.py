@@ -40,12 +40,12 @@ BUDGET = {
     "transcripts": 718,
     "audio": 1891,
     "checkpoints": 1674,
-    "engine": 1175,
+    "engine": 1202,
     "server": 3854,
     "cluster": 873,
     "deploy": 500,
     "cli": 1188,
-    "": 1086,
+    "": 1087,
 }
 
 

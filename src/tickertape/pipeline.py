@@ -128,7 +128,7 @@ class Model:
         start = 0
         while options.timestamps and (at := await asyncio.to_thread(self._unread, window, start, decoded)) is not None:
             start = at
-            rest = Window(window.samples[start:], window.start + start, window.channel)
+            rest = Window(window.samples[start:], window.start + start, window.channel, recording=window.recording)
             language = options.language if options.multilingual else decoded.language
             decoded = await self.backend.decode(rest, replace(options, language=language))
             whole = _joined(whole, decoded, start)

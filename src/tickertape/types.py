@@ -78,6 +78,7 @@ class Window:
     channel: int = 0
     overlap: int = 0  # leading samples that the previous window of the channel holds too; `Assembler` merges the words
     tail: int = 0  # trailing samples that the next window holds too; 0: the text is final once decoded
+    recording: int = 0  # samples of the whole recording, for the scheduler; 0: the window is all of it
 
     @property
     def length(self) -> int:

@@ -204,17 +204,17 @@ async def test_retries_are_limited_to_a_share_of_the_decoded_windows() -> None:
         await single.decode(WINDOW, Options())
 
 
-async def test_waiting_tasks_enter_by_due_time() -> None:
-    """Tasks that wait enter by due time; a task that is cancelled while it waits takes no place."""
+async def test_short_recordings_enter_first() -> None:
+    """Tasks that wait enter by the length of their recording; one that is cancelled meanwhile takes no place."""
     semaphore, order = PrioritySemaphore(1), list[float]()
 
-    async def work(due_time: float) -> None:
-        async with semaphore.acquire(due_time):
-            order.append(due_time)
+    async def work(seconds: float) -> None:
+        async with semaphore.acquire(seconds, "interactive"):
+            order.append(seconds)
             await asyncio.sleep(0)
 
-    waiting = [asyncio.ensure_future(work(due_time)) for due_time in (9.0, 3.0, 2.0, 1.0)]
+    waiting = [asyncio.ensure_future(work(seconds)) for seconds in (900.0, 300.0, 200.0, 100.0)]
     await asyncio.sleep(0)
     waiting[2].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    assert [9.0, 1.0, 3.0] == order
+    assert [900.0, 100.0, 300.0] == order

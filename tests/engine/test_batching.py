@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tickertape.engine.batching import LocalBackend
-from tickertape.engine.scheduling import DELAY_PER_AUDIO_SECOND, PRIORITY_DELAY
 from tickertape.errors import DeadlineExceededError, DecodeError, EngineError, ShuttingDownError
 from tickertape.testing import FakeEngine
 from tickertape.types import SAMPLE_RATE, Decoded, Options, Retry, Segment, Window
 
-LONGEST_DELAY = max(PRIORITY_DELAY.values()) + 30 * DELAY_PER_AUDIO_SECOND  # seconds, of a window of 30 s
 URGENT, PATIENT = Options(), Options(priority="batch")
 
 
-def window(number: int = 0, seconds: float = 1.0) -> Window:
+def window(number: int = 0, seconds: float = 1.0, recording: float = 0.0) -> Window:
     """A window known by its start."""
-    return Window(np.zeros(int(seconds * SAMPLE_RATE), np.float32), start=number)
+    samples = np.zeros(int(seconds * SAMPLE_RATE), np.float32)
+    return Window(samples, start=number, recording=int(recording * SAMPLE_RATE))
 
 
 @dataclass
@@ -109,30 +105,32 @@ async def test_a_call_that_runs_alone_shares_its_batch_with_nobody() -> None:
     await backend.close()
 
 
-@given(
-    arrivals=st.lists(
-        st.tuples(st.floats(0, 3 * LONGEST_DELAY), st.floats(0.1, 30), st.sampled_from(["interactive", "batch"])),
-        max_size=12,
-    )
-)
-def test_nothing_starves(arrivals: list[tuple[float, float, str]]) -> None:
-    """No window is overtaken by one that arrived later than the greatest delay after it."""
+async def test_a_clip_overtakes_long_recordings_that_wait() -> None:
+    """Behind eight recordings of two minutes, a clip of a second is the next batch, alone; then they go on in order."""
+    engine = HeldEngine()
+    backend = LocalBackend(engine, batch=8)
+    first = await busy(backend, engine)
+    pieces = [window(10 * upload + piece, 24.0, 120.0) for upload in range(8) for piece in range(5)]
+    long = await queued(backend, *((piece, URGENT) for piece in pieces))
+    (clip,) = await queued(backend, (window(99), URGENT))
+    engine.gate.set()
+    await asyncio.gather(first, *long, clip)
+    starts = [piece.start for piece in pieces]
+    assert [[-1], [99], *(starts[at : at + 8] for at in range(0, 40, 8))] == engine.batches
+    await backend.close()
 
-    async def order() -> list[int]:
-        engine, now = HeldEngine(), [0.0]
-        backend = LocalBackend(engine, batch=1, clock=lambda: now[0])
-        calls = [await busy(backend, engine)]
-        for number, (arrival, seconds, priority) in enumerate(arrivals):
-            now[0] = arrival
-            calls += await queued(backend, (window(number, seconds), Options(priority=priority)))  # type: ignore[arg-type]
-        engine.gate.set()
-        await asyncio.gather(*calls)
-        await backend.close()
-        return [number for batch in engine.batches for number in batch][1:]
 
-    times = [arrivals[number][0] for number in asyncio.run(order())]
-    assert len(arrivals) == len(times)
-    assert all(earlier <= later + LONGEST_DELAY for earlier, later in itertools.combinations(times, 2))
+async def test_a_long_recording_is_overtaken_a_bounded_number_of_times() -> None:
+    """While clips keep arriving, a window of a long recording is decoded once its patience is used up."""
+    engine = HeldEngine()
+    backend = LocalBackend(engine, batch=1)
+    first = await busy(backend, engine)
+    calls = await queued(backend, (window(0, 30.0, 120.0), URGENT), *((window(n), URGENT) for n in range(1, 101)))
+    engine.gate.set()
+    await asyncio.gather(first, *calls)
+    order = [number for batch in engine.batches for number in batch]
+    assert [-1, *range(1, 25), 0, *range(25, 101)] == order
+    await backend.close()
 
 
 async def test_cancelled_windows_never_run() -> None:

@@ -61,7 +61,7 @@ def plain(
 
 
 def _window(samples: Samples, span: Span, channel: int, overlap: int, tail: int = 0) -> Window:
-    return Window(samples[span.start : span.end], span.start, channel, overlap, tail)
+    return Window(samples[span.start : span.end], span.start, channel, overlap, tail, len(samples))
 
 
 def _quietest(samples: Samples, stretch: Span, limit: int) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from tickertape.engine.scheduling import DueQueue, deadline_error, due_time
+from tickertape.engine.scheduling import PatienceQueue, deadline_error, recording_seconds
 from tickertape.errors import DecodeError, EngineError, HarmfulAudioError, OverloadedError
-from tickertape.types import Decoded, Options, Window
+from tickertape.types import Decoded, Options, Priority, Window
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +25,17 @@ MAX_ATTEMPTS = 5  # for a retried window: replicas that may die before they begi
 
 
 class PrioritySemaphore:
-    """Lets at most `limit` tasks enter; tasks that wait enter by due time."""
+    """Lets at most `limit` tasks enter; tasks that wait enter in the order of a `PatienceQueue`."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._waiting = DueQueue[asyncio.Future[None]]()
+        self._waiting = PatienceQueue[asyncio.Future[None]]()
 
     @asynccontextmanager
-    async def acquire(self, due: float) -> AsyncIterator[None]:
+    async def acquire(self, seconds: float, priority: Priority) -> AsyncIterator[None]:
         """Enter for the length of the block."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.push(due, turn)
+        self._waiting.push(turn, seconds, priority)
         self._admit()
         try:
             await turn
@@ -87,7 +87,7 @@ class RayBackend:
 
     async def decode(self, window: Window, options: Options) -> Decoded:
         """Decode one window on some replica. Raises `DecodeError`; cancelling drops the window there too."""
-        async with self._semaphore.acquire(due_time(window, options, self._clock())):
+        async with self._semaphore.acquire(recording_seconds(window), options.priority):
             if error := deadline_error(options, self._clock()):
                 raise error
             outcome = await self._decode(window, options)

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from tickertape.engine.scheduling import DueQueue, deadline_error, due_time
+from tickertape.engine.scheduling import PatienceQueue, deadline_error, recording_seconds
 from tickertape.errors import DecodeError, EngineError, ShuttingDownError
-from tickertape.types import Decoded, Engine, Options, Retry, Window
+from tickertape.types import SAMPLE_RATE, WINDOW_SECONDS, Decoded, Engine, Options, Retry, Window
 
 BATCH = 8  # windows: beyond that the decoder gains little on two cores (benchmarks/)
 Outcome: TypeAlias = "Decoded | DecodeError | Retry"
@@ -26,9 +26,10 @@ Outcome: TypeAlias = "Decoded | DecodeError | Retry"
 class _QueuedWindow:
     """A window in the queue, or the retry of one."""
 
-    due: float
     window: Window | Retry
     options: Options
+    seconds: float  # of the window
+    long: bool  # a piece of a recording that needs several windows
     queued_at: float
     result: asyncio.Future[Decoded]
     before: Callable[[], Awaitable[object]] | None
@@ -43,8 +44,9 @@ class _QueuedWindow:
 class LocalBackend:
     """Schedules windows onto one engine: `await backend.decode(window, options)`.
 
-    Urgent and short windows go first. Cancelled windows and those past their deadline never reach the engine. A window
-    that needs another temperature returns to the queue; the rest of its batch is answered.
+    Windows of urgent requests and short recordings go first, in batches of their own. Cancelled windows and those past
+    their deadline never reach the engine. A window that needs another temperature returns to the queue; the rest of its
+    batch is answered.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class LocalBackend:
         self._batch = batch
         self._watch = watch
         self._clock = clock
-        self._queue = DueQueue[_QueuedWindow]()
+        self._queue = PatienceQueue[_QueuedWindow]()
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._closing = False
@@ -76,8 +78,9 @@ class LocalBackend:
             raise ShuttingDownError("The engine is shutting down; send the request again.")
         now = self._clock()
         result: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
-        due = due_time(window, options, now)
-        self._queue.push(due, _QueuedWindow(due, window, options, now, result, begin))
+        seconds, own = recording_seconds(window), window.length / SAMPLE_RATE
+        queued = _QueuedWindow(window, options, own, seconds > WINDOW_SECONDS, now, result, begin)
+        self._queue.push(queued, seconds, options.priority)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._drain())
         return await result
@@ -97,12 +100,14 @@ class LocalBackend:
             for queued in batch:
                 queued.queue_seconds += max(0.0, started - queued.queued_at)
             for queued, outcome in zip(batch, await self._outcomes(batch), strict=True):
-                self._finish(queued, outcome, self._clock() - started)
+                self._finish(queued, outcome)
 
     def _take(self) -> list[_QueuedWindow]:
-        """The next batch, earliest due first, without windows that are cancelled or late."""
+        """The next batch without windows that are cancelled or late. A short recording does not wait for long ones."""
         batch: list[_QueuedWindow] = []
-        while self._queue and len(batch) < self._batch and not (batch and self._queue.first.alone):
+        while self._queue and len(batch) < self._batch:
+            if batch and (self._queue.first.alone or (self._queue.first.long and not batch[0].long)):
+                break
             queued = self._queue.pop()
             if queued.result.done():
                 continue
@@ -142,14 +147,13 @@ class LocalBackend:
             for outcome in outcomes
         ]
 
-    def _finish(self, queued: _QueuedWindow, outcome: Outcome, seconds: float) -> None:
+    def _finish(self, queued: _QueuedWindow, outcome: Outcome) -> None:
         """Answer the caller, or put a retry back into the queue."""
         if queued.result.done():
             return
         if isinstance(outcome, Retry):
             queued.window, queued.before, queued.queued_at = outcome, None, self._clock()
-            queued.due += seconds  # else one difficult window would delay all others
-            self._queue.push(queued.due, queued)
+            self._queue.push(queued, queued.seconds, queued.options.priority)  # behind others that are as short
         elif isinstance(outcome, DecodeError):
             queued.result.set_exception(outcome)
         else:
