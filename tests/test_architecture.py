@@ -39,13 +39,13 @@ OWNERS = {
 BUDGET = {
     "transcripts": 718,
     "audio": 1891,
-    "checkpoints": 1674,
-    "engine": 1202,
-    "server": 3854,
-    "cluster": 873,
+    "checkpoints": 1673,
+    "engine": 1203,
+    "server": 3866,
+    "cluster": 875,
     "deploy": 500,
     "cli": 1188,
-    "": 1087,
+    "": 1096,
 }
 
 

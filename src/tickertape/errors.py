@@ -7,6 +7,8 @@ prompts or file names.
 
 from __future__ import annotations
 
+import traceback
+
 __all__ = ["AudioError", "AudioTooLongError", "AudioTooShortError", "CacheError", "CallerError", "CheckpointError",
            "CheckpointNotFoundError", "CorruptCheckpointError", "DeadlineExceededError", "DecodeError",
            "EmptyAudioError", "EmptyFileError", "EngineError", "FileTooLargeError", "HarmfulAudioError",
@@ -159,3 +161,10 @@ class ShuttingDownError(DecodeError, code="shutting_down", status=503):
     """The service is draining."""
 
     retry_after = 2.0  # by then the load balancer uses another instance
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Clear the local variables in the tracebacks of an error and its causes; whoever keeps it keeps no recording."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -43,6 +43,8 @@ from tickertape.server.settings import Settings
 logger = logging.getLogger(__name__)
 
 DRAINED_SECONDS = LAST_RESPONSES + 0.5  # after the grace period every replica should have reported
+# One attempt of 22 s to reach a cluster, in place of twenty of 41 s.
+JOIN_ENVIRONMENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "10"}
 LEAVING = 3.0  # seconds after the grace period until the process exits at the latest
 
 
@@ -237,7 +239,7 @@ def _drain(settings: Settings) -> None:
 
 def _set_environment(settings: Settings) -> None:
     """Set the environment that Ray's processes inherit. The nodes of a cluster that is joined have their own."""
-    for name, value in {**ENVIRONMENT, **({} if settings.address else local_ray.ENVIRONMENT)}.items():
+    for name, value in {**ENVIRONMENT, **(JOIN_ENVIRONMENT if settings.address else local_ray.ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
     os.environ[BODY_LIMIT_VARIABLE] = str(settings.body_limit)
     if not settings.address and "RAY_AUTH_MODE" not in os.environ:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from tickertape.engine.scheduling import PatienceQueue, deadline_error, recording_seconds
-from tickertape.errors import DecodeError, EngineError, ShuttingDownError
+from tickertape.errors import DecodeError, EngineError, ShuttingDownError, forget_frames
 from tickertape.types import SAMPLE_RATE, WINDOW_SECONDS, Decoded, Engine, Options, Retry, Window
 
 BATCH = 8  # windows: beyond that the decoder gains little on two cores (benchmarks/)
@@ -129,6 +129,7 @@ class LocalBackend:
         except DecodeError as error:
             return [error] * len(batch)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything, and every caller needs an answer
+            forget_frames(error)
             return [EngineError.of(error)] * len(batch)
 
     def _call(self, windows: list[Window | Retry], options: list[Options]) -> list[Outcome]:

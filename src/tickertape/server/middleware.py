@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tickertape.errors import TickertapeError
+from tickertape.errors import TickertapeError, forget_frames
 from tickertape.server import errors
 from tickertape.server.logs import log_exception
 from tickertape.server.metrics import Metrics, Record, log_request, server_timing, trace_id
@@ -71,6 +71,9 @@ class RecordMiddleware:
             known = known_error(error, record)
             if not started:
                 await errors.response(known)(scope, counted_receive, counted_send)
+        except BaseException as error:
+            forget_frames(error)
+            raise
         finally:
             self._end(scope, record)
 
@@ -90,7 +93,9 @@ def known_error(error: Exception, record: Record) -> TickertapeError:
     """The error to send; the record has its status and code, and the log the place of an unexpected one."""
     if not isinstance(error, TickertapeError):
         log_exception(logger, error, request_id=record.request_id)
+        forget_frames(error)
         error = TickertapeError(f"The server failed; its log has the details under {record.request_id}.")
+    forget_frames(error)
     record.fail(error)
     return error
 
@@ -150,5 +155,6 @@ async def answer_error(request: Request, error: Exception) -> Response:
     record.fail(known)
     if known.status == 500 and known.__cause__ is not None:
         log_exception(logger, known.__cause__, request_id=record.request_id)
+    forget_frames(error)
     allowed = getattr(error, "headers", None) or {}
     return errors.response(known, {name: value for name, value in allowed.items() if name.lower() == "allow"})

@@ -25,7 +25,13 @@ async def background(*work: Awaitable[Any]) -> AsyncIterator[list[asyncio.Future
     try:
         yield tasks
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        tasks.clear()  # the frames of an error hold the recording, and Ray holds this frame if the client has left
+        try:
+            await _cancel(tasks)
+        finally:
+            tasks.clear()  # the frames of an error hold the recording, and Ray holds this frame if the client has left
+
+
+async def _cancel(tasks: list[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
