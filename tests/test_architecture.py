@@ -39,7 +39,7 @@ OWNERS = {
 BUDGET = {
     "transcripts": 718,
     "audio": 1891,
-    "checkpoints": 1673,
+    "checkpoints": 1740,
     "engine": 1203,
     "server": 3866,
     "cluster": 875,

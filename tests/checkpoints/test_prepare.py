@@ -25,7 +25,7 @@ from tests.support.checkpoint_factory import edit_json, make_adapter, make_check
 from tickertape.checkpoints import ctranslate2 as convert
 from tickertape.checkpoints import source as sources
 from tickertape.checkpoints.cache import MANIFEST
-from tickertape.checkpoints.checks import _vocabulary, examine
+from tickertape.checkpoints.checks import examine
 from tickertape.checkpoints.config import Dimensions, check_weights
 from tickertape.checkpoints.lora import merge_adapter
 from tickertape.checkpoints.openvino_export import write_encoder
@@ -172,13 +172,6 @@ def test_a_slow_tokenizer_is_built(small: Path, tmp_path: Path) -> None:
         (prepare(folder, cache=tmp_path).folder / "vocabulary.json").read_bytes() for folder in (small, slow)
     ]
     assert vocabularies[0] == vocabularies[1]
-
-
-def test_missing_timestamps_and_padding_are_named() -> None:
-    """Old tokenizers lack timestamps, which follow the last token; padded output layers get names that are no text."""
-    special = {"<|startoftranscript|>": 0}
-    assert ["<|startoftranscript|>", "<|0.00|>", "<|0.02|>"] == _vocabulary(special, 3)[0]
-    assert ["<|startoftranscript|>", "<|0.00|>", "<|unused2|>"] == _vocabulary(special | {"<|0.00|>": 1, "b": 7}, 3)[0]
 
 
 def test_old_checkpoints_without_generation_config(copy: Path, tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def write_model(
     for side in ("encoder", "decoder"):
         positions = weights[f"model.{side}.embed_positions.weight"]
         getattr(spec, side).position_encodings.encodings = positions
-    spec.decoder.embeddings.weight = weights["model.decoder.embed_tokens.weight"].copy()
+    embeddings = spec.decoder.embeddings.weight = weights["model.decoder.embed_tokens.weight"][rules.order]
     separate = "proj_out.weight" in weights
-    spec.decoder.projection.weight = weights["proj_out.weight"].copy() if separate else spec.decoder.embeddings.weight
+    spec.decoder.projection.weight = weights["proj_out.weight"][rules.order] if separate else embeddings
     spec.config.suppress_ids = rules.suppressed
     spec.config.suppress_ids_begin = rules.suppressed_first
     spec.config.alignment_heads = rules.alignment_heads

@@ -111,7 +111,7 @@ def _build(source: Source, folder: Path, compute_type: str, report: Progress) ->
     ctranslate2.write_model(folder, weights, dimensions, rules, compute_type=compute_type)
     report(0.7, "converting the encoder")
     write_encoder(weights, dimensions, folder / ENCODER)
-    (folder / "tokenizer.json").write_text(examined.tokenizer.to_str(pretty=False), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(rules.tokenizer, encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": dimensions.n_mels}))
     report(0.9, "writing the manifest")
     model = {name: value for name, value in asdict(prepared).items() if name not in {"folder", "origin"}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import io
+import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -35,7 +36,7 @@ WEIGHTS, INDEX, CTRANSLATE2 = "model.safetensors", "model.safetensors.index.json
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SETTINGS_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
                   "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-                  "tokenizer_config.json")  # fmt: skip
+                  "tokenizer_config.json", "vocabulary.json", "vocabulary.txt")  # fmt: skip
 HUB_PATTERNS = (
     *SETTINGS_FILES,
     WEIGHTS,
@@ -47,7 +48,7 @@ HUB_PATTERNS = (
 )  # no pickles
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-NEEDED_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
+NEEDED_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|startofprev|>", "<|notimestamps|>")
 OPENAI_SIZES = ("tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en",
                 "large-v2", "large-v3", "large-v3-turbo")  # fmt: skip
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO,
@@ -100,6 +101,17 @@ class Source:
         """generation_config.json, empty if there is none."""
         path = self.file("generation_config.json")
         return read_json(path) if path else {}
+
+    def vocabulary(self) -> list[str]:
+        """The tokens in the order of their ids, which CTranslate2 keeps beside the tokenizer; else empty."""
+        path = self.file("vocabulary.json") or self.file("vocabulary.txt")
+        if path is None or self.shards[0].name != CTRANSLATE2:
+            return []
+        try:
+            text = path.read_text(encoding="utf-8")
+            return list(map(str, json.loads(text) if text.startswith("[") else text.split("\n")))
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{path.name} is damaged; convert the model again") from error
 
     def weights(self) -> Weights:
         """Every tensor, an adapter merged in. `checks.examine` compares them with the config."""

@@ -102,7 +102,7 @@ class WhisperEngine:
             self.prepared.name,
             trimmed=self.prepared.audio_context == "trimmed",
             languages=self._tokenizer.languages,
-            translates=len(self.prepared.languages) > 1,
+            translates=len(self.prepared.languages) > 1 and "<|translate|>" in self.prepared.special_tokens,
             created=int((self.prepared.folder / "model.bin").stat().st_mtime),
         )
 
