@@ -40,7 +40,7 @@ BUDGET = {
     "transcripts": 718,
     "audio": 1891,
     "checkpoints": 1740,
-    "engine": 1203,
+    "engine": 1216,
     "server": 3866,
     "cluster": 875,
     "deploy": 500,

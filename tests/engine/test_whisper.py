@@ -159,13 +159,14 @@ def test_trimmed_windows_are_padded_to_the_next_length(engine: WhisperEngine) ->
     assert WINDOW_SAMPLES == engine._padded_length(WINDOW_SAMPLES)
 
 
-def test_a_group_that_breaks_leaves_the_others_whole(engine: WhisperEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown language breaks the windows of its length; those of other lengths are decoded."""
-    calls = [(window(0, 2.0), replace(GREEDY, language="xx")), (window(1, 5.0), GREEDY)]
-    broken, whole = engine.decode([heard for heard, _ in calls], [options for _, options in calls])
+def test_a_window_that_breaks_leaves_its_batch_whole(engine: WhisperEngine) -> None:
+    """An unknown language breaks its own window; its neighbours of every length get what they get alone."""
+    calls = [(window(0), GREEDY), (window(0), replace(GREEDY, language="xx")), (window(1, 5.0), GREEDY)]
+    first, broken, last = engine.decode([heard for heard, _ in calls], [options for _, options in calls])
     assert isinstance(broken, EngineError)
     assert isinstance(broken.__cause__, KeyError)
-    assert text_of(whole).segments
+    alone = [engine.decode([heard], [options])[0] for heard, options in (calls[0], calls[2])]
+    assert [essence(outcome) for outcome in alone] == [essence(outcome) for outcome in (first, last)]
 
 
 def test_no_windows_no_outcomes(engine: WhisperEngine) -> None:
@@ -207,6 +208,35 @@ class FakeDecoder:
             scores = [-9.0] * (count - 1) + [score]
             results.append(SimpleNamespace(sequences_ids=sequences, scores=scores, no_speech_prob=self.silence))
         return results
+
+
+@dataclass
+class BreakingDecoder(FakeDecoder):
+    """Raises `error` for every call with a prompt in `language`."""
+
+    language: int = 0
+    error: type[BaseException] = TypeError
+
+    def generate(self, features: Any, prompts: Sequence[Sequence[int]], **settings: Any) -> list[Any]:
+        if any(prompt[1] == self.language for prompt in prompts):
+            raise self.error
+        return super().generate(features, prompts, **settings)
+
+
+@pytest.mark.parametrize("error", [TypeError, MemoryError, AttributeError, RuntimeError])
+def test_an_exception_of_any_type_belongs_to_its_window(error: type[Exception], engine: WhisperEngine,
+                                                        prepared: Prepared) -> None:  # fmt: skip
+    """Others of its batch are decoded, at every temperature once, though the batch broke between them."""
+    en, de = (prepared.special_tokens[f"<|{code}|>"] for code in ("en", "de"))
+    good = prepared.special_tokens["<|notimestamps|>"] + 1
+    script = {en: {0.0: ([300] * 60, -0.1), 0.2: ([good, 300, 301], -0.1)}}
+    decoder = BreakingDecoder(script, language=de, error=error)
+    options = [replace(GREEDY, temperatures=(0.0, 0.2), language=code) for code in ("en", "de", "en")]
+    outcomes = faked(engine, prepared, decoder).decode([window(n) for n in range(3)], options)
+    assert [Decoded, EngineError, Decoded] == [type(outcome) for outcome in outcomes]
+    assert [2, 2] == [text_of(outcomes[n]).attempts for n in (0, 2)]
+    assert isinstance(outcomes[1], EngineError)
+    assert isinstance(outcomes[1].__cause__, error)
 
 
 def faked(engine: WhisperEngine, prepared: Prepared, decoder: FakeDecoder) -> WhisperEngine:

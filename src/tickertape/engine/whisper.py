@@ -15,7 +15,7 @@ import math
 import time
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from tickertape.engine.encoder import Encoder
 from tickertape.engine.mel import HOP, log_mel
 from tickertape.engine.tokenizer import WhisperTokenizer
 from tickertape.engine.word_timestamps import clip_starts, time_words
-from tickertape.errors import DecodeError, EngineError, TickertapeError
+from tickertape.errors import DecodeError, EngineError
 from tickertape.transcripts.languages import SPACELESS
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, ModelInfo, Options, Retry, Segment, Window, Word
 
@@ -119,29 +119,36 @@ class WhisperEngine:
         self, windows: Sequence[Window | Retry], options: Sequence[Options]
     ) -> list[Decoded | DecodeError | Retry]:
         """Try each window's next temperature; see `types.Retry`."""
-        states = [self._state(window, wanted) for window, wanted in zip(windows, options, strict=True)]
+        numbered = list(enumerate(zip(windows, options, strict=True)))
         outcomes: dict[int, Decoded | DecodeError | Retry] = {}
-        for group in _grouped(states, lambda state: state.length).values():
-            outcomes |= self._outcomes(group)
-        return [outcomes[id(state)] for state in states]
+        for group in _grouped(numbered, lambda each: self._call_length(each[1][0])).values():
+            numbers, calls = zip(*group, strict=True)
+            outcomes |= zip(numbers, self._outcomes(calls), strict=True)
+        return [outcomes[number] for number in range(len(windows))]
 
-    def _outcomes(self, group: list[_State]) -> Mapping[int, Decoded | DecodeError | Retry]:
-        """Decode windows of one padded length. An exception becomes the outcome of each."""
+    def _outcomes(self, calls: Sequence[tuple[Window | Retry, Options]]) -> list[Decoded | DecodeError | Retry]:
+        """Decode windows of one padded length. After an exception each one is decoded alone, so that it fails alone."""
         try:
+            group = [self._state(*call) for call in calls]
             self._decode_group(group)
             decoded = {id(state): self._decoded(state) for state in group if not state.needs_retry}
             self._add_words(group, decoded)
-        except (RuntimeError, ValueError, LookupError, TickertapeError) as error:
-            return dict.fromkeys(map(id, group), EngineError.of(error))
-        return {id(state): Retry(state) for state in group if state.needs_retry} | decoded
+        except Exception as error:  # noqa: BLE001 - whatever the libraries raise, the other windows have an outcome
+            if len(calls) == 1:
+                return [EngineError.of(error)]
+            return [outcome for call in calls for outcome in self._outcomes([call])]
+        return [decoded.get(id(state), Retry(state)) for state in group]
 
     def _state(self, window: Window | Retry, options: Options) -> _State:
         if isinstance(window, Retry):
-            assert isinstance(window.state, _State)  # noqa: S101 - `decode_once` made it
-            return window.state
+            state = _own(window)
+            return replace(state, seconds=dict(state.seconds))  # the one in `window` stays as it is, if a call fails
         length = self._padded_length(window.length)
         mel = log_mel(window.samples, length, self.prepared.dimensions.n_mels)
         return _State(window, options, length, mel, options.language or self._tokenizer.languages[0])
+
+    def _call_length(self, window: Window | Retry) -> int:
+        return _own(window).length if isinstance(window, Retry) else self._padded_length(window.length)
 
     def _padded_length(self, length: int) -> int:
         """Samples of the encoder's input: 30 s, or less for checkpoints trained on trimmed windows."""
@@ -314,6 +321,12 @@ class WhisperEngine:
         if words and not options.timestamps:
             segment = replace(segment, start_sample=words[0].start_sample, end_sample=words[-1].end_sample)
         return segment
+
+
+def _own(retry: Retry) -> _State:
+    """The state that `decode_once` put into a retry."""
+    assert isinstance(retry.state, _State)  # noqa: S101
+    return retry.state
 
 
 def _mel_frames(state: _State) -> int:
