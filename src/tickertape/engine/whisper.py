@@ -115,6 +115,18 @@ class WhisperEngine:
                 outcomes[number] = outcome
         return outcomes
 
+    def align(self, window: Window, text: str) -> Decoded | DecodeError:
+        """Time the words of a given text in a window, whatever the model would write."""
+        try:
+            state = self._state(window, Options(word_timestamps=True))
+            self._encode([state])
+            segment = Segment(0, window.length, text, tuple(self._tokenizer.encode(text)), language=state.language)
+            decoded = {id(state): Decoded((segment,), state.language)}
+            self._add_words([state], decoded)
+        except Exception as error:  # noqa: BLE001 - whatever the libraries raise
+            return EngineError.of(error)
+        return decoded[id(state)]
+
     def decode_once(
         self, windows: Sequence[Window | Retry], options: Sequence[Options]
     ) -> list[Decoded | DecodeError | Retry]:

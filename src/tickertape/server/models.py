@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine, prepare_model
+from tickertape.engine.self_test import kinds, self_test
 from tickertape.errors import OptionError
 from tickertape.types import Detect, Engine, ModelInfo
 
@@ -75,6 +76,7 @@ def open_engine(name: str, source: str, settings: Settings) -> tuple[Engine, Mod
     else:
         engine = whisper = load_engine(source, _load_options(settings))
         info, reasons = replace(whisper.info, name=name), whisper.reasons
+        self_test(whisper, *kinds(info))  # before the service is ready
     logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": reasons}})
     return engine, info
 
