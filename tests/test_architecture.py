@@ -38,7 +38,7 @@ OWNERS = {
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
     "transcripts": 718,
-    "audio": 1891,
+    "audio": 1948,
     "checkpoints": 1740,
     "engine": 1276,
     "server": 3868,

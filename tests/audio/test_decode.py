@@ -27,6 +27,7 @@ from tickertape.audio.reader import open_source
 from tickertape.types import SAMPLE_RATE, Audio
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "audio"
+CASES = RECORDINGS.parent / "cases"
 ROOT = Path(__file__).parents[2]
 CONTAINERS = ["wav", "m4a_faststart", *make.CODECS]
 HOLED = ["mp3", "m4a", "adts", "amr", "opus", "vorbis", "webm", "flac", "webm_live", "mp4_fragmented", "wma"]
@@ -159,6 +160,81 @@ def test_real_recordings_decode_without_notice(name: str, seconds: float, channe
     assert audio.seconds == pytest.approx(seconds, abs=0.1)
     assert 1 == audio.samples.shape[0]
     assert channels == decode(RECORDINGS / name, channels="split").samples.shape[0]
+
+
+# ---- the container's clock ----
+
+
+def islands(audio: Audio) -> list[tuple[float, float]]:
+    """Start and end of every stretch of sound, in seconds, where silence of half a second or more lies between."""
+    loud = np.flatnonzero(np.abs(audio.samples[0]) > 0.1) / SAMPLE_RATE
+    breaks = np.flatnonzero(np.diff(loud) > 0.5)
+    starts, ends = loud[[0, *(breaks + 1)]], loud[[*breaks, -1]]
+    return [(float(start), float(end)) for start, end in zip(starts, ends, strict=True)]
+
+
+def assert_clock(audio: Audio, *expected: tuple[float, float]) -> None:
+    """Sound lies there and nowhere else, and there is nothing to remark."""
+    assert () == audio.notices
+    found = islands(audio)
+    assert len(found) == len(expected)
+    assert found == [(pytest.approx(start, abs=0.12), pytest.approx(end, abs=0.12)) for start, end in expected]
+
+
+@pytest.mark.parametrize("name", ["m4a", "alac", "3gp", "webm", "mkv_pcm", "wma"])
+def test_a_sound_that_starts_late_keeps_its_time(name: str) -> None:
+    """Silence stands for the time before the first sample, in every container whose clock starts at 0."""
+    assert_clock(decode(make.gapped(name, {0.0: 5.0})), (5.0, 8.0))
+
+
+@pytest.mark.parametrize("name", ["m4a", "mp4_fragmented", "mkv_pcm", "3gp"])
+def test_a_late_sound_beside_a_video_keeps_its_time(name: str) -> None:
+    """Subtitles of a film fit the film: its clock starts with the earliest track, also without a declared length."""
+    assert_clock(decode(make.gapped(name, {0.0: 5.0}, video=True)), (5.0, 8.0))
+
+
+@pytest.mark.parametrize("gap", [0.6, 3.0, 20.0])
+@pytest.mark.parametrize("name", ["m4a", "mp4_fragmented", "3gp", "opus", "webm", "webm_live", "mkv_pcm", "wma"])
+def test_a_gap_in_the_timestamps_is_silence(name: str, gap: float) -> None:
+    """A pause of the recorder is silence of its length and no damage, whether a length is declared or not."""
+    assert_clock(decode(make.gapped(name, {1.5: gap})), (0.0, 1.5), (1.5 + gap, 3.0 + gap))
+
+
+@pytest.mark.parametrize("name", ["opus", "webm_live", "mp4_fragmented"])
+def test_a_piece_of_a_live_stream_starts_at_its_first_sample(name: str) -> None:
+    """Timestamps that count from the start of a broadcast, hours ago, put no silence before the sound."""
+    assert_clock(decode(make.gapped(name, {0.0: 30_000.0})), (0.0, 3.0))
+
+
+def test_a_single_wrong_timestamp_moves_nothing() -> None:
+    """A jump of minutes that later timestamps take back is damage: what follows stays where it was."""
+    data = bytearray(make.recording("webm_live", 20.0))
+    clusters = [at for at in range(len(data)) if data.startswith(b"\x1f\x43\xb6\x75", at)]
+    assert len(clusters) >= 3
+    at = data.index(b"\xe7", clusters[1])  # the cluster's timestamp in milliseconds
+    size = data[at + 1] & 0x0F
+    late = int.from_bytes(data[at + 2 : at + 2 + size], "big") + 30_000
+    data[at + 2 : at + 2 + size] = late.to_bytes(size, "big")
+    audio = decode(bytes(data))
+    assert {"corrupt_frames"} == codes(audio)
+    assert audio.seconds == pytest.approx(20.0, abs=0.1)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not on this machine")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, (5.0, 16.0)) for name in ("delay5.mp4", "delay5.webm", "audio_only_delay5.webm")),
+        *((name, (0.0, 25.0)) for name in ("gap3.mp4", "gap3.webm")),
+        ("gap12.webm", (0.0, 34.0)),
+    ],
+)
+def test_real_recordings_keep_their_clock(name: str, expected: tuple[float, float]) -> None:
+    """Real speech that starts late or pauses has its container's times, and nothing to remark."""
+    audio = decode(CASES / name)
+    assert () == audio.notices
+    assert expected[0] == pytest.approx(islands(audio)[0][0], abs=0.5)
+    assert audio.seconds == pytest.approx(expected[1], abs=0.05)
 
 
 # ---- the table of bad recordings: those that are rejected ----

@@ -89,10 +89,12 @@ def encode(
     bit_rate: int | None = None,
     tracks: int = 1,
     video: bool = False,
+    gaps: dict[float, float] | None = None,
 ) -> bytes:
     """Samples [n] or [channels, n] at `source_rate`, encoded at `rate`, perhaps beside a video.
 
-    Of several `tracks` each is half as loud as the one before, so that they can be told apart.
+    Of several `tracks` each is half as loud as the one before, so that they can be told apart. `gaps` maps a second of
+    the samples to the seconds that the timestamps jump there.
     """
     samples = np.atleast_2d(samples)
     layout = {1: "mono", 2: "stereo"}[samples.shape[0]]
@@ -103,7 +105,7 @@ def encode(
         if picture is not None:
             _write_video(output, picture, samples.shape[1] / source_rate)
         for number, stream in enumerate(streams):
-            _write_audio(output, stream, samples / 2**number, source_rate, layout)
+            _write_audio(output, stream, samples / 2**number, source_rate, layout, gaps or {})
     return buffer.getvalue()
 
 
@@ -115,7 +117,9 @@ def _add_audio(output: Any, codec: str, rate: int, layout: str, bit_rate: int | 
     return stream
 
 
-def _write_audio(output: Any, stream: Any, samples: Floats, source_rate: int, layout: str) -> None:
+def _write_audio(
+    output: Any, stream: Any, samples: Floats, source_rate: int, layout: str, gaps: dict[float, float]
+) -> None:
     context = stream.codec_context
     if not context.is_open:
         context.open()
@@ -125,7 +129,8 @@ def _write_audio(output: Any, stream: Any, samples: Floats, source_rate: int, la
 
     def write(piece: Any) -> None:
         nonlocal clock
-        piece.pts, piece.time_base = clock, Fraction(1, context.sample_rate)
+        jumps = sum(seconds for at, seconds in gaps.items() if clock >= at * context.sample_rate)
+        piece.pts, piece.time_base = clock + round(jumps * context.sample_rate), Fraction(1, context.sample_rate)
         clock += piece.samples
         output.mux(stream.encode(piece))
 
@@ -188,7 +193,14 @@ CODECS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "w64": ("w64", "pcm_s16le", 16_000, {}),
     "wma": ("asf", "wmav2", 16_000, {"bit_rate": 64_000}),
     "mkv_pcm": ("matroska", "pcm_s16le", 16_000, {}),
+    "3gp": ("3gp", "libopencore_amrnb", 8000, {"bit_rate": 12_200}),
 }
+
+
+def gapped(name: str, gaps: dict[float, float], *, seconds: float = 3.0, video: bool = False) -> bytes:
+    """`speech` in one of `CODECS` with jumps of the timestamps, perhaps beside a video: see `encode`."""
+    container, codec, rate, extra = CODECS[name]
+    return encode(speech(seconds), container, codec, rate=rate, gaps=gaps, video=video, **extra)
 
 
 @cache
@@ -483,6 +495,11 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "adts": lambda: _long("adts", 17_000),
     "amr": lambda: b"#!AMR\n" + b"\x7c" * 900_000,
     "webm_live": lambda: _long("webm_live", 17_000),
+    "webm_gap": lambda: gapped("webm", {1.0: 86_400.0}),
+    "webm_live_gap": lambda: gapped("webm_live", {1.0: 86_400.0}),
+    "m4a_delay": lambda: gapped("m4a", {0.0: 86_400.0}),
+    "m4a_gap": lambda: gapped("m4a", {1.0: 86_400.0}),
+    "video_delay": lambda: gapped("mkv_pcm", {0.0: 86_400.0}, video=True),
     "wav_1_hz": lambda: wav(np.zeros(7000, "<i2"), 1),
     "wav_u8": lambda: wav(np.zeros(24_000_000, "u1"), 1500),
     "mp4_index": lambda: _mp4_of_samples(60_000_000),

@@ -49,6 +49,7 @@ class Claim:
     ignore_size: bool = False  # wav: the data size is wrong, the audio runs to the end of the file
     size_is_wrong: bool = False  # as above, and not merely the placeholder of a streaming recorder
     cut: bool = False  # the container's end is missing
+    is_fragmented: bool = False  # an mp4 that may be a piece of a live stream
     error: str | None = None  # why the recording must not be decoded
 
 
@@ -168,7 +169,7 @@ def _mp4(_head: bytes, read: ReadAt, size: int) -> Claim:
         error = "The mp4's index is too large for a recording. Export the recording again."
     elif b"moov" not in index:
         error = "This is a truncated mp4: its index (moov) is missing. Upload the whole file."
-    return Claim("mov", cut=cut, error=error)
+    return Claim("mov", cut=cut, is_fragmented=b"mvex" in index, error=error)
 
 
 def _mp4_index(read: ReadAt, size: int) -> tuple[bytes, bool]:

@@ -4,7 +4,7 @@ The bytes are untrusted:
 
 - FFmpeg sees only allowed demuxers and decoders, and no protocols (`demux`).
 - Packets are read and decoded one at a time. A damaged frame does not lose the rest of the call: silence replaces it,
-  so that later words keep their times, and a notice reports it (`packet_decoder`).
+  and a notice reports it. Every frame keeps its time on the container's clock (`packet_decoder`).
 - The duration is checked as declared, as summed over the packets, and as decoded. A small file cannot fill memory.
 
 Notices about a recording that could be decoded:
@@ -30,12 +30,14 @@ from tickertape.audio.demux import (
     PYAV_ERRORS,
     MediaInput,
     declared_seconds,
+    last_seconds,
     measure_seconds,
     open_demuxer,
     parse_raw_format,
     read_packets,
     salvage_packets,
     select_stream,
+    start_seconds,
 )
 from tickertape.audio.limits import Limits
 from tickertape.audio.packet_decoder import PacketDecoder
@@ -86,7 +88,7 @@ def decode(
             decoder = result.decoder
             if claim.demuxers == "matroska" and (decoder.damaged or decoder.end_offset < 0.9 * reader.size):
                 salvaged = run(salvage=True)
-                if salvaged.seconds > result.seconds:
+                if salvaged.decoder.seconds > decoder.seconds:
                     salvaged.decoder.damaged = max(1, salvaged.decoder.damaged)
                     result = salvaged
         except PYAV_ERRORS as error:
@@ -126,7 +128,7 @@ class _Result:
 
     @property
     def seconds(self) -> float:
-        """Decoded seconds, without the silence inserted for lost audio."""
+        """The recording's seconds, without the silence inserted for lost audio."""
         return float(self.samples.shape[1] - self.collector.silence_samples) / SAMPLE_RATE
 
 
@@ -140,16 +142,17 @@ def _decode_once(
         if declared is not None:
             limits.check_duration(declared)
         collector = SampleCollector(limits, split=split, expected=declared, allocate=allocate)
-        decoder = PacketDecoder(stream, collector)
+        find_end = partial(last_seconds, recording, stream.index)
+        decoder = PacketDecoder(stream, collector, start_seconds(container, recording.claim), declared, find_end)
         if salvage:
             packets = salvage_packets(recording, container, stream)
         else:
-            packets = read_packets(container, stream, on_error=decoder.count_loss)
+            packets = read_packets(container, on_error=decoder.count_loss)
         measured = False
         for packet in chain(packets, [None]):
             decoder.decode(packet)
-            if not measured and collector.seconds > LOOK_AHEAD_SECONDS:
-                collector.expect(measure_seconds(recording, stream.index, limits, (decoder.decoded, collector.seconds)))
+            if not measured and decoder.seconds > LOOK_AHEAD_SECONDS:
+                collector.expect(measure_seconds(recording, stream.index, limits, (decoder.decoded, decoder.seconds)))
                 measured = True
     return _Result(collector.finish(), notices, declared, collector, decoder)
 

@@ -115,26 +115,41 @@ def select_stream(container: Any, track: int | None) -> tuple[Any, list[Notice]]
     return stream, []
 
 
+def start_seconds(container: Any, claim: Claim) -> float:
+    """The timestamp at which the recording's clock is 0.
+
+    MP4, Matroska and ASF count from 0, except in a piece of a live stream, whose timestamps may start anywhere. There,
+    and in other containers, the earliest track starts the clock.
+    """
+    start = (container.start_time or 0) / av.time_base
+    name = container.format.name
+    is_piece = claim.is_fragmented if name.startswith("mov") else start >= (container.duration or 0) / av.time_base
+    return 0.0 if name.startswith(("mov", "matroska", "asf")) and not is_piece else start
+
+
 def declared_seconds(container: Any, stream: Any, claim: Claim) -> float | None:
-    """The duration that the file declares; None if FFmpeg could only estimate it."""
+    """The duration that the file declares, from the start of its clock; None if FFmpeg could only estimate it."""
     if claim.seconds is not None:
         return claim.seconds
     if not container.format.name.startswith(_DURATION_DEMUXERS):
         return None
     if stream.duration is not None and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        end = stream.duration
+        if container.format.name.startswith("mov"):  # elsewhere the duration is the last timestamp
+            end += stream.start_time or 0
+        return float(end * stream.time_base) - start_seconds(container, claim)
     if container.duration is not None and not container.streams.video:
         return float(container.duration / av.time_base)
     return None
 
 
-def read_packets(container: Any, stream: Any, on_error: Callable[[], None] = lambda: None) -> Iterator[Any]:
-    """The stream's packets that have content. After a read error, which ends PyAV's generator, another one resumes."""
+def read_packets(container: Any, on_error: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    """The packets of all streams that have content. A read error ends PyAV's generator; another one resumes."""
     errors, progress = 0, True
     while progress or errors < MAX_READ_ERRORS:
         progress = False
         try:
-            for packet in container.demux(stream):
+            for packet in container.demux():
                 if packet.size:
                     progress = True
                     yield packet
@@ -167,7 +182,9 @@ def measure_seconds(recording: MediaInput, index: int, limits: Limits, decoded: 
     with open_demuxer(recording) as container:
         stream = container.streams[index]
         tick = float(stream.time_base)
-        for packet in read_packets(container, stream):
+        for packet in read_packets(container):
+            if packet.stream_index != index:
+                continue
             count += 1
             stated += (packet.duration or 0) * tick
             if count == packets and stated < 0.5 * seconds:
@@ -177,3 +194,13 @@ def measure_seconds(recording: MediaInput, index: int, limits: Limits, decoded: 
                 break
     limits.check_duration(stated * scale)
     return stated * scale
+
+
+def last_seconds(recording: MediaInput, index: int) -> float:
+    """When the stream's last packet starts on the recording's clock."""
+    last = 0.0
+    with open_demuxer(recording) as container:
+        for packet in read_packets(container):
+            if packet.stream_index == index and packet.pts is not None:
+                last = float(packet.pts * packet.time_base)
+        return last - start_seconds(container, recording.claim)

@@ -2,85 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import av
 
 from tickertape.audio.demux import PYAV_ERRORS
 from tickertape.audio.samples import SampleCollector
+from tickertape.types import SAMPLE_RATE
 
 # FFmpeg's own AMR decoders reject the comfort-noise frames that every mobile call contains.
 PREFERRED_DECODERS = {"amrnb": ("libopencore_amrnb", 8000), "amrwb": ("libopencore_amrwb", 16_000)}
 
-MAX_GAP_SECONDS = 10  # a longer jump of the timestamps is a wrong timestamp rather than lost audio
-MAX_DRIFT_SECONDS = 0.5  # how far timestamps may run behind the audio
 MIN_GAP_SECONDS = 0.015  # under one frame of any telephone codec; containers round to milliseconds
+MAX_UNCHECKED_GAP_SECONDS = 10  # after a longer one, the last timestamp is read if no duration is declared
+END_TOLERANCE_SECONDS = 1.0  # a timestamp further behind the recording's end is wrong
+# More bytes between packets are lost ones. An Ogg page's header takes up to 282 bytes; ASF pads its blocks.
+MAX_HEADER_BYTES = {"ogg": 282, "asf": 512}
+OTHER_HEADER_BYTES = 100
 
 
 class PacketDecoder:
-    """Decodes the packets of a stream into a collector. Counts lost packets and puts silence in their place."""
+    """Decodes the packets of a stream into a collector, each frame at its time on the container's clock.
 
-    def __init__(self, stream: Any, collector: SampleCollector) -> None:
+    Silence fills the time before the first frame, gaps, and the place of lost packets, which are counted.
+    """
+
+    def __init__(
+        self, stream: Any, collector: SampleCollector, start: float, end: float | None, find_end: Callable[[], float]
+    ) -> None:
+        """The clock is 0 at the timestamp `start`; `end` is the declared duration, and `find_end` gives it if None."""
         self._collector = collector
+        self._index: int = stream.index
         self._codec: str = stream.codec_context.name
-        self._is_adts = stream.container.format.name == "aac"
+        self._container: str = stream.container.format.name
         self._context = _codec_context(stream)
-        self._tick = float(stream.time_base)
-        self._expected: float | None = None  # seconds at which the next packet should start
-        self._lost_previous = False  # then a gap before the next packet is already counted
-        self.damaged = 0  # packets, and gaps between them
+        self._start, self._end, self._find_end = start, end, find_end
+        self._is_in_order = len(stream.container.streams) == 1 or not self._container.startswith("mov")
+        self._header_bytes = MAX_HEADER_BYTES.get(self._container, OTHER_HEADER_BYTES)
+        self._position: int | None = None  # of the previous packet in the file
+        self._previous_is_own = False
+        self._lost_packet = False  # since the previous frame; already counted
+        self._lost_bytes = False  # before the current packet
+        self._filled = 0.0  # seconds of silence
+        self.damaged = 0  # packets, and gaps where bytes are missing
         self.decoded = 0  # packets
+        self.seconds = 0.0  # decoded, without silence
         self.end_offset = 0  # bytes of the file up to the end of the last packet
 
     def decode(self, packet: Any) -> None:
-        """Decode a packet; None flushes the decoder."""
+        """Decode a packet, if it is of the stream; None flushes the decoder."""
         if packet is not None:
-            self.end_offset = max(self.end_offset, (packet.pos or 0) + packet.size)
-            self._fill_gap(packet)
-            if not self._is_sound(packet):
+            self._locate(packet)
+            if packet.stream_index != self._index or not self._is_sound(packet):
                 return
         try:
             frames = self._context.decode(packet)
         except PYAV_ERRORS:
             self.count_loss()
             return
-        self._lost_previous = False
         self.decoded += packet is not None
-        seconds = 0.0
         for frame in frames:
-            self._collector.add(frame)
-            seconds += frame.samples / frame.sample_rate
-        if packet is not None and self._expected is not None:
-            length = packet.duration * self._tick if packet.duration else seconds
-            self._expected = self._expected + length if length else None  # decoders may skip the first packet
+            self._collector.add(frame, self._gap(frame), is_lost=self._lost_packet or self._lost_bytes)
+            self._lost_packet = False
+            self.seconds += frame.samples / frame.sample_rate
 
     def count_loss(self) -> None:
         """Count a lost packet."""
         self.damaged += 1
-        self._lost_previous = True
+        self._lost_packet = True
 
-    def _fill_gap(self, packet: Any) -> None:
-        """Add silence for the audio that is missing before the packet, according to its timestamp."""
-        if packet.pts is None or self._codec in PREFERRED_DECODERS:  # AMR frames have no timestamps
-            return
-        start = packet.pts * self._tick
-        if self._expected is None:
-            self._expected = start
-        missing = start - self._expected
-        if missing > MIN_GAP_SECONDS:
-            self.damaged += not self._lost_previous
-            if missing <= MAX_GAP_SECONDS:
-                self._collector.add_silence(missing)
-        if missing > -MAX_DRIFT_SECONDS:  # a greater step back is a wrong timestamp: keep counting durations
-            self._expected = start
+    def _locate(self, packet: Any) -> None:
+        """Note whether bytes are missing between the stream's previous packet and this one, of any stream."""
+        position = packet.pos
+        if position is None:  # a salvaged packet
+            self._lost_bytes = True
+        elif position == self._position:  # in the same Ogg page, where timestamps may jump later
+            self.end_offset += packet.size
+        else:
+            is_hole = self._is_in_order and 0 < self.end_offset < position - self._header_bytes
+            self._lost_bytes = is_hole or (self._lost_bytes and not self._previous_is_own)
+            self.end_offset = max(self.end_offset, position + packet.size)
+        self._position, self._previous_is_own = position, packet.stream_index == self._index
+
+    def _gap(self, frame: Any) -> float:
+        """Seconds of silence that belong before the frame, according to its timestamp."""
+        if frame.pts is None or self._container == "amr":  # FFmpeg counts frames there
+            return 0.0
+        clock = self.seconds + self._filled
+        gap: float = round((frame.time - self._start - clock) * SAMPLE_RATE) / SAMPLE_RATE
+        if gap <= MIN_GAP_SECONDS:  # negative where timestamps step back: they are wrong
+            return 0.0
+        if self._end is None and gap > MAX_UNCHECKED_GAP_SECONDS:
+            self._end = self._find_end()
+        is_wrong = self._end is not None and clock + gap > self._end + END_TOLERANCE_SECONDS
+        self.damaged += (is_wrong or self._lost_bytes) and not self._lost_packet
+        if is_wrong:
+            self._start += gap
+            return 0.0
+        self._filled += gap
+        return gap
 
     def _is_sound(self, packet: Any) -> bool:
         """Whether to decode the packet. Counts the damage that codecs without checksums do not report."""
         if packet.is_corrupt and not self._codec.startswith("pcm_"):  # in PCM this flag only marks the end of the file
             self.damaged += 1
-        if self._codec == "flac" and packet.pts is None and self._expected is not None:
+        if self._codec == "flac" and packet.pts is None and self.decoded:
             self.damaged += 1  # FFmpeg's parser omits the timestamp of a packet found around damage
-        if self._is_adts:
+        if self._container == "aac":
             head = bytes(memoryview(packet)[3:6]).ljust(3, b"\0")  # the header states the frame's length
             self.damaged += (head[0] & 3) << 11 | head[1] << 3 | head[2] >> 5 != packet.size
         if self._codec in PREFERRED_DECODERS:

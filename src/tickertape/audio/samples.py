@@ -39,7 +39,6 @@ class SampleCollector:
     ) -> None:
         """`expected` is the declared duration in seconds; `split` keeps the channels apart."""
         self._limits, self._split, self._allocate = limits, split, allocate
-        self._max_silence_end = None if expected is None else expected + 1.0  # seconds
         self._capacity = int(min(expected or 30.0, 3600.0) * SAMPLE_RATE) + SAMPLE_RATE
         self._rows = 0  # channels of the output, known after the first frame
         self._buffer: Samples = np.empty((0, 0), np.float32)
@@ -54,17 +53,15 @@ class SampleCollector:
         self.seen = 0  # samples of all channels at the source's rate
         self.anti_phase = False
 
-    @property
-    def seconds(self) -> float:
-        """Collected so far."""
-        return self._length / SAMPLE_RATE
-
     def expect(self, seconds: float) -> None:
         """Set the size of the next allocation: repeated growth would hold the audio twice."""
         self._capacity = max(self._capacity, int(seconds * SAMPLE_RATE) + SAMPLE_RATE)
 
-    def add(self, frame: Any) -> None:
-        """Add a decoded frame. Raises if its rate or channels, or the total duration, exceed the limits."""
+    def add(self, frame: Any, gap: float = 0.0, *, is_lost: bool = False) -> None:
+        """Add a decoded frame after `gap` seconds of silence, which replace lost audio if `is_lost`.
+
+        Raises if the frame's rate or channels, or the total duration, exceed the limits.
+        """
         frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
         if frame_format != self._format:
             self._flush()
@@ -72,19 +69,15 @@ class SampleCollector:
             self._limits.check_channels(frame.layout.nb_channels)
             self._format = frame_format
             self._rows = self._rows or (frame.layout.nb_channels if self._split else 1)
+        if gap:
+            self._convert()
+            silence = self._extend(round(gap * SAMPLE_RATE))
+            silence[:] = 0.0
+            self.silence_samples += is_lost * silence.shape[1]
         self._pending.append(frame)
         self._pending_samples += frame.samples
         if self._pending_samples >= frame.sample_rate:
             self._convert()
-
-    def add_silence(self, seconds: float) -> None:
-        """Add silence for lost audio, but not beyond the declared duration."""
-        count = round(seconds * SAMPLE_RATE)
-        fits = self._max_silence_end is None or self.seconds + seconds <= self._max_silence_end
-        if self._rows and count > 0 and fits:
-            self._convert()
-            self._write(np.zeros((self._rows, count), np.float32))
-            self.silence_samples += count
 
     def finish(self) -> Samples:
         """The recording, shape [channels, n]."""
@@ -170,16 +163,20 @@ class SampleCollector:
             self._write(_stack([resampled], np.float32))
 
     def _write(self, samples: NDArray[np.float32]) -> None:
-        end = self._length + samples.shape[1]
+        np.clip(samples, -1.0, 1.0, out=self._extend(samples.shape[1]))
+
+    def _extend(self, count: int) -> Samples:
+        """The next `count` samples of the buffer, to be filled. Raises if the total duration exceeds the limits."""
+        start, end = self._length, self._length + count
         self._limits.check_duration(end / SAMPLE_RATE)
         if end > self._buffer.shape[1]:
             self._capacity = max(self._capacity, end + end // 2)  # untouched pages cost no memory
             grown = self._allocate((self._rows, self._capacity))
-            if self._length:
-                grown[:, : self._length] = self._buffer[:, : self._length]
+            if start:
+                grown[:, :start] = self._buffer[:, :start]
             self._buffer = grown
-        np.clip(samples, -1.0, 1.0, out=self._buffer[:, self._length : end])
         self._length = end
+        return self._buffer[:, start:end]
 
 
 def _stack(frames: list[Any], dtype: Any) -> NDArray[Any]:
