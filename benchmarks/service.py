@@ -1,6 +1,8 @@
-"""Cost of the service around its engine: time until ready, idle memory, throughput over HTTP against the bare engine.
+"""Cost of the service around its engine: time until ready, idle memory, throughput over HTTP against the bare engine,
+and the wait of a short clip behind long uploads.
 
-    python -m benchmarks.service CHECKPOINT [--rounds 2] [--windows 96] [--modes alone ray] [--only start throughput]
+    python -m benchmarks.service CHECKPOINT [--rounds 2] [--windows 96] [--modes alone ray]
+                                            [--only start throughput wait]
 
 16 clients send recordings of one window each. Over HTTP and bare, the engine decodes a fixed number of tokens a window
 without fallback, so that random weights give valid figures. Exit code 1 if a goal is not met.
@@ -34,6 +36,9 @@ CLIENTS = 16
 TOKENS = 50  # a window, as in benchmarks.engine
 SECONDS = 28.0  # of audio in each recording: one window
 MODES = {"alone": ["--no-ray"], "ray": []}
+UPLOADS, UPLOAD_SECONDS, CLIP_SECONDS = 8, 120.0, 1.0
+CLIP_SENT = 3 / 4  # of the uploads' audio is left when the clip is sent
+WAIT = 1 / 4  # goal for the clip: of the time that the uploads take
 READY, IDLE, RATIO = {"alone": 4.0, "ray": 12.0}, {"alone": 450, "ray": 1434}, 0.9  # goals: s, MiB, of the bare engine
 
 
@@ -117,6 +122,36 @@ def throughput_figures(mode: str, checkpoint: str, rounds: int, windows: int) ->
     }
 
 
+def wait_figures(mode: str, checkpoint: str, rounds: int) -> dict[str, Any]:
+    """Seconds for a clip of a second, idle and behind eight uploads of two minutes, and for the uploads."""
+    flags = [*MODES[mode], "--no-page", "--engine", "benchmarks.service:engine", "--model", f"bench={checkpoint}"]
+    uploads, clip = [sound(number, UPLOAD_SECONDS) for number in range(UPLOADS)], sound(UPLOADS, CLIP_SECONDS)
+    clips, lasts = [], []
+    with started(*flags) as service, ThreadPoolExecutor(UPLOADS) as pool:
+
+        def seconds(audio: bytes) -> float:
+            begun = time.perf_counter()
+            service.transcribe(audio, vad="false", language="en", timeout=600).raise_for_status()
+            return round(time.perf_counter() - begun, 1)
+
+        def in_flight() -> float:
+            lines = [line.split() for line in service.get("/metrics").text.splitlines()]
+            return sum(float(line[1]) for line in lines if line[0] == "tickertape_audio_seconds_in_flight")
+
+        seconds(uploads[0])
+        idle = seconds(clip)
+        for _ in range(rounds):
+            running = [pool.submit(seconds, audio) for audio in uploads]
+            while in_flight() < 0.8 * UPLOADS * UPLOAD_SECONDS:
+                time.sleep(0.1)
+            while in_flight() > CLIP_SENT * UPLOADS * UPLOAD_SECONDS:
+                time.sleep(0.1)
+            clips.append(seconds(clip))
+            lasts.append(max(each.result() for each in running))
+    shares = [round(one / other, 2) for one, other in zip(clips, lasts, strict=True)]
+    return {"clip_idle_s": idle, "clip_s": clips, "uploads_s": lasts, "passed": statistics.median(shares) <= WAIT}
+
+
 def print_verdict(mode: str, what: str, figures: dict[str, Any]) -> None:
     verdict = "goal met" if figures["passed"] else "GOAL NOT MET"
     print(f"{mode:6} {what:11} {verdict}  {figures}", flush=True)
@@ -128,7 +163,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--windows", type=int, default=96)
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
-    parser.add_argument("--only", nargs="+", choices=["start", "throughput"], default=["start", "throughput"])
+    measurements = ["start", "throughput", "wait"]
+    parser.add_argument("--only", nargs="+", choices=measurements, default=measurements)
     arguments = parser.parse_args()
     checkpoint = str(Path(arguments.checkpoint).absolute())
     found: dict[str, dict[str, Any]] = {}
@@ -139,6 +175,9 @@ def main() -> int:
         if "throughput" in arguments.only:
             found[f"{mode}_throughput"] = throughput_figures(mode, checkpoint, arguments.rounds, arguments.windows)
             print_verdict(mode, "throughput", found[f"{mode}_throughput"])
+        if "wait" in arguments.only:
+            found[f"{mode}_wait"] = wait_figures(mode, checkpoint, arguments.rounds)
+            print_verdict(mode, "wait", found[f"{mode}_wait"])
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
