@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ class FakeBackend:
     cancelled: list[int] = field(default_factory=list)
     detected: Sequence[tuple[str, float]] = (("de", 0.9),)
     logprobs: dict[str, float] = field(default_factory=dict)  # of texts by language
+    facts: dict[str, Any] = field(default_factory=dict)  # of `Decoded`
     broken: int | None = None
     began: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
@@ -78,7 +80,7 @@ class FakeBackend:
         language = options.language or language
         text, logprob = f" at{second}", self.logprobs.get(language, 0.0)
         segment = Segment(0, window.length, text, language=language, channel=window.channel, avg_logprob=logprob)
-        return Decoded((segment,), language, probability)
+        return Decoded((segment,), language, probability, **self.facts)
 
 
 def model(backend: FakeBackend, detect: Detect = every_ten_seconds) -> Model:
@@ -302,6 +304,29 @@ async def test_silence_has_a_language_that_was_asked_for(options: Options, expec
     (update,) = [update async for update in silent.transcribe(audio(60), options)]
     assert update.transcript is not None
     assert expected == update.transcript.language
+
+
+@pytest.mark.parametrize(
+    ("no_speech_prob", "logprob", "attempts", "expected"),
+    [(0.1, -0.6, 1, "at0"), (0.5, -0.6, 1, ""), (0.1, -0.9, 1, ""), (0.1, -0.6, 2, "")],
+)
+async def test_what_the_detector_misses_counts_if_the_model_is_sure(
+    no_speech_prob: float, logprob: float, attempts: int, expected: str
+) -> None:
+    """A short recording without detected speech is decoded whole; its text needs no retry and little doubt."""
+    backend = FakeBackend(logprobs={"en": logprob}, facts={"no_speech_prob": no_speech_prob, "attempts": attempts})
+    heard = replace(audio(20), samples=np.full((1, 20 * SAMPLE_RATE), 0.01, np.float32))
+    updates = await collect(heard, backend, detect=no_speech)
+    assert [0] == [second for second, _ in backend.heard]
+    assert updates[-1].transcript is not None
+    assert expected == updates[-1].transcript.text
+
+
+async def test_a_silent_recording_is_not_decoded() -> None:
+    """Where there is next to no sound there is no speech that the detector could have missed."""
+    backend = FakeBackend()
+    await collect(audio(20), backend, detect=no_speech)
+    assert [] == backend.heard
 
 
 async def test_without_detection_windows_are_plain() -> None:

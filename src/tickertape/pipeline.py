@@ -18,11 +18,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
+
 from tickertape.audio import chunking
 from tickertape.errors import OptionError
 from tickertape.transcripts.assembler import Assembler
 from tickertape.types import (
     SAMPLE_RATE,
+    WINDOW_SAMPLES,
     Audio,
     Backend,
     Decoded,
@@ -30,6 +33,7 @@ from tickertape.types import (
     ModelInfo,
     Notice,
     Options,
+    Samples,
     Segment,
     Transcript,
     Window,
@@ -43,6 +47,12 @@ MAX_BEAMS = 10
 # Samples of speech behind a window's text that are decoded again; the detector's padding is a part of them.
 MIN_SPEECH_UNFINISHED = SAMPLE_RATE // 2  # where the model itself began another segment
 MIN_SPEECH = 3 * SAMPLE_RATE // 2  # elsewhere: timestamps may be a second early
+
+# A short channel without detected speech is decoded all the same: whispers and falsetto escape the detector. Its text
+# counts if the model is sure of it. On 360 s of music and beeps whisper-base was never that sure.
+MIN_PEAK = 0.001  # full scale is 1; softer channels are silent
+MAX_NO_SPEECH = 0.4
+MIN_LOGPROB = -0.8
 
 Decode = Callable[[Window, Options], Awaitable[Decoded]]
 SegmentOrWord = TypeVar("SegmentOrWord", Segment, Word)
@@ -125,6 +135,8 @@ class Model:
     async def _decode(self, window: Window, options: Options) -> Decoded:
         """Decode a window and, as long as it holds speech behind its text, the rest of it."""
         whole = decoded = await self.backend.decode(window, options)
+        if window.doubtful and not _is_certain(decoded):
+            return replace(decoded, segments=())
         start = 0
         while options.timestamps and (at := await asyncio.to_thread(self._unread, window, start, decoded)) is not None:
             start = at
@@ -144,6 +156,12 @@ class Model:
         rest = window.samples[start + end :]
         speech = sum(span.length for span in self.detect(rest)) if self.detect else len(rest)
         return start + end if speech >= least else None
+
+
+def _is_certain(decoded: Decoded) -> bool:
+    """Whether the model hears speech and is sure of the text at once."""
+    sure = _mean_logprob(decoded) > MIN_LOGPROB
+    return sure and decoded.no_speech_prob < MAX_NO_SPEECH and decoded.attempts == 1
 
 
 def _mean_logprob(decoded: Decoded) -> float:
@@ -174,12 +192,20 @@ def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Itera
     `trimmed`: the checkpoint was trained on short windows, so pauses need not be filled.
     """
     channels = [
-        chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
-        if detect
-        else chunking.plain(samples, channel=channel)
+        _speech(samples, detect, channel, trimmed=trimmed) if detect else chunking.plain(samples, channel=channel)
         for channel, samples in enumerate(audio.samples)
     ]
     return heapq.merge(*channels, key=lambda window: (window.start, window.channel))
+
+
+def _speech(samples: Samples, detect: Detect, channel: int, *, trimmed: bool) -> Iterator[Window]:
+    """The windows of a channel that hold speech, or the whole of a short one where none is detected."""
+    windows = chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
+    if (first := next(windows, None)) is not None:
+        yield first
+        yield from windows
+    elif len(samples) <= WINDOW_SAMPLES and np.abs(samples).max(initial=0.0) > MIN_PEAK:
+        yield Window(samples, channel=channel, recording=len(samples), doubtful=True)
 
 
 async def _decode_in_order(

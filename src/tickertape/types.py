@@ -79,6 +79,7 @@ class Window:
     overlap: int = 0  # leading samples that the previous window of the channel holds too; `Assembler` merges the words
     tail: int = 0  # trailing samples that the next window holds too; 0: the text is final once decoded
     recording: int = 0  # samples of the whole recording, for the scheduler; 0: the window is all of it
+    doubtful: bool = False  # no speech was detected: the text counts only if the model is sure of it
 
     @property
     def length(self) -> int:
