@@ -11,10 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.audio_factory import speech
 from tests.support.checkpoint_factory import make_checkpoint
+from tickertape.checkpoints.export import export
 from tickertape.checkpoints.prepare import prepare
 from tickertape.engine.loading import LoadOptions, open_prepared
 from tickertape.engine.mel import log_mel
@@ -168,6 +170,49 @@ def test_coarser_numbers_are_reported(
     record_property("agreement", share)
     print(f"decoder {compute_type}, encoder {precision}: {share:.0%} of the tokens agree")  # noqa: T201 - a figure
     assert 0 <= share <= 1
+
+
+# --- an exported checkpoint
+
+
+@pytest.mark.real
+def test_an_exported_model_is_read_by_transformers(
+    whisper_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whisper-base from its CTranslate2 folder: transformers loads the exported one and writes the engine's tokens."""
+    folder = exported(whisper_base, tmp_path_factory.getbasetemp() / "whisper-base")
+    made, options = engine(folder), CASES["timestamps"]
+    heard = [window(1), window(2, 7.3)]
+    expected = [reference(folder, one, options, made) for one in heard]
+    actual = raw(made, heard, options)
+    assert [one.tokens for one in expected] == [one.tokens for one in actual]
+    assert [pytest.approx(one.avg_logprob, abs=1e-2) for one in expected] == [one.avg_logprob for one in actual]
+    assert [pytest.approx(one.no_speech_prob, abs=1e-3) for one in expected] == [one.no_speech_prob for one in actual]
+
+
+@pytest.mark.real
+def test_an_exported_processor_is_read_by_transformers(
+    whisper_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The processor has the features and the tokenizer: timestamps and texts are read from the model's own tokens."""
+    folder = exported(whisper_base, tmp_path_factory.getbasetemp() / "whisper-base")
+    with quiet():
+        processor = transformers.WhisperProcessor.from_pretrained(folder)
+        made = model(folder)
+        audio = window(1).samples
+        features = processor(audio, sampling_rate=16_000, return_tensors="pt").input_features
+        tokens = made.generate(features, return_timestamps=True, max_new_tokens=TOKENS)  # the language is detected
+    np.testing.assert_allclose(features[0].numpy(), log_mel(audio, WINDOW_SAMPLES, 80), atol=1e-3)
+    assert "<|0.00|>" == processor.decode([50_364], decode_with_timestamps=True)
+    assert "Hello" == processor.decode(processor.tokenizer("Hello").input_ids, skip_special_tokens=True)
+    assert tokens.shape[-1] > 1
+
+
+def exported(ctranslate2_folder: Path, folder: Path) -> Path:
+    """The folder, exported once."""
+    if not folder.exists():
+        export(ctranslate2_folder, folder)
+    return folder
 
 
 # --- the demo checkpoint

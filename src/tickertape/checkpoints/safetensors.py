@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -102,3 +102,23 @@ def _tensor(entry: Mapping[str, Any], data: mmap.mmap, start: int) -> tuple[str,
     if min([begin, *shape], default=0) < 0 or end - begin != count * dtype.itemsize or start + end > len(data):
         raise CorruptCheckpointError(f"a safetensors file is cut off; {AGAIN}")
     return code, np.frombuffer(data, dtype, count, start + begin).reshape(shape)
+
+
+def write_weights(
+    path: Path, names: Collection[str], read: Callable[[str], Array], report: Callable[[float], None]
+) -> None:
+    """Write float16 and float32 tensors into one file. `report` is called with the fraction done."""
+    codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # without it transformers refuses the file
+    end = 0
+    for name in sorted(names):
+        tensor = read(name)
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": codes[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(names):
+            stream.write(read(name).tobytes())
+            report(stream.tell() / (8 + len(text) + end))

@@ -1,4 +1,4 @@
-"""The command line: `tickertape transcribe`, `prepare`, `info`, `serve`, `keys`.
+"""The command line: `tickertape transcribe`, `pull`, `prepare`, `export`, `info`, `serve`, `keys`.
 
 Commands import what they need when they run, so that `--help` answers at once.
 """
@@ -186,6 +186,31 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
         emit({"folder": str(prepared.folder), **facts})
     else:
         typer.echo(prepared.folder)
+
+
+@app.command()
+def export(
+    model: options.ModelArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must not exist.")],
+    base: options.Base = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder, for transformers and other tools.
+
+    An adapter is merged into its base. Weights in float16 stay so; all others become float32, which holds them exactly.
+
+    \b
+    Examples:
+      tickertape export openai/whisper-base ./whisper-base
+      tickertape export ./my-adapter ./merged --base openai/whisper-small
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.checkpoints import export as checkpoints
+    from tickertape.cli.progress import Bar
+
+    with Bar(shown=not quiet and sys.stderr.isatty()) as bar:
+        checkpoints.export(model, folder, base=base, offline=offline, progress=bar.loading)
+    typer.echo(folder)
 
 
 @app.command()
