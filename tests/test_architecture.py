@@ -39,7 +39,7 @@ OWNERS = {
 BUDGET = {
     "transcripts": 718,
     "audio": 1948,
-    "checkpoints": 1879,
+    "checkpoints": 1939,
     "engine": 1276,
     "server": 3868,
     "cluster": 875,

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tests.support.checkpoint_factory import edit_json, make_adapter, make_checkpoint, write_safetensors
 from tickertape.checkpoints import ctranslate2 as convert
@@ -407,6 +408,92 @@ def test_other_adapters_are_refused(config: dict[str, object], error: type, smal
     adapter = make_adapter(tmp_path / "adapter", str(small), lora(small, ["model.encoder.layers.0.fc1"]), **config)
     with pytest.raises(error, match=r"merge|again"):
         prepare(adapter, cache=tmp_path)
+
+
+EMBEDDINGS, OUTPUT = "model.decoder.embed_tokens.weight", "proj_out.weight"
+PEFT = "base_model.model."
+
+
+def merged(small: Path, tmp_path: Path, tensors: dict[str, np.ndarray], **config: object) -> tuple[Weights, Weights]:
+    """The base's tensors and those with an adapter whose names lack PEFT's prefix."""
+    named = {f"{PEFT}{name}": array.astype(np.float32) for name, array in tensors.items()}
+    adapter = make_adapter(tmp_path / "adapter", str(small), named, **config)
+    return sources.find(small).weights(), sources.find(adapter).weights()
+
+
+def test_trained_biases_replace_the_bases(small: Path, tmp_path: Path) -> None:
+    """PEFT calls them `base_layer.bias` in adapted layers."""
+    layer = "model.decoder.layers.0.self_attn.q_proj"
+    _, after = merged(small, tmp_path, {f"{layer}.base_layer.bias": np.full(64, 3)}, bias="all")
+    assert 64 * 3 == after[f"{layer}.bias"].sum()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapted_output_layer_is_separated_from_the_embeddings(whole: bool, small: Path, tmp_path: Path) -> None:
+    """`proj_out` trained whole or by LoRA: the embeddings stay, the output layer is stored beside them."""
+    rows = sources.find(small).weights().shape(EMBEDDINGS)[0]
+    halves = {"proj_out.lora_A.weight": np.ones((4, 64)), "proj_out.lora_B.weight": np.ones((rows, 4))}
+    before, after = merged(small, tmp_path, {OUTPUT: np.full((rows, 64), 0.5)} if whole else halves)
+    assert np.array_equal(before[EMBEDDINGS], after[EMBEDDINGS])
+    expected = np.full((rows, 64), 0.5) if whole else before[EMBEDDINGS] + 8 / 4 * 4
+    np.testing.assert_allclose(expected, after[OUTPUT], rtol=1e-5)
+    files = [prepare(folder, cache=tmp_path).folder / "model.bin" for folder in (small, tmp_path / "adapter")]
+    assert files[1].stat().st_size > files[0].stat().st_size + rows * 64
+
+
+def test_adapted_embeddings_leave_the_output_layer(small: Path, tmp_path: Path) -> None:
+    """LoRA of embeddings is transposed, and PEFT keeps the original ones for the output."""
+    random, rows = np.random.default_rng(2), sources.find(small).weights().shape(EMBEDDINGS)[0]
+    down, up = random.standard_normal((4, rows)), random.standard_normal((64, 4))
+    name = "model.decoder.embed_tokens.lora_embedding_"
+    before, after = merged(small, tmp_path, {f"{name}A": down, f"{name}B": up})
+    np.testing.assert_allclose(before[EMBEDDINGS] + 2 * (up @ down).T, after[EMBEDDINGS], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(before[EMBEDDINGS], after[OUTPUT])
+
+
+def test_an_adapted_convolution_is_merged(small: Path, tmp_path: Path) -> None:
+    """A has the kernel's columns, B a kernel of one."""
+    random, name = np.random.default_rng(3), "model.encoder.conv1"
+    down, up = random.standard_normal((4, 80, 3)), random.standard_normal((64, 4, 1))
+    before, after = merged(small, tmp_path, {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up})
+    expected = before[f"{name}.weight"] + 2 * np.einsum("or,rik->oik", up[..., 0], down)
+    np.testing.assert_allclose(expected, after[f"{name}.weight"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_may_resize_the_vocabulary(small: Path, tmp_path: Path) -> None:
+    """Its embeddings and output layer are the model's, with the tokenizer beside it; without one it is refused."""
+    rows = sources.find(small).weights().shape(EMBEDDINGS)[0]
+    tensors = {EMBEDDINGS: np.zeros((rows + 2, 64)), OUTPUT: np.ones((rows + 2, 64))}
+    merged(small, tmp_path, tensors)
+    with pytest.raises(IncompleteCheckpointError, match="tokenizer of its training"):
+        prepare(tmp_path / "adapter", cache=tmp_path)
+    tokenizer = Tokenizer.from_file(str(small / "tokenizer.json"))
+    tokenizer.add_tokens(["ledger", "audit"])
+    tokenizer.save(str(tmp_path / "adapter" / "tokenizer.json"))
+    assert rows + 2 == prepare(tmp_path / "adapter", cache=tmp_path).dimensions.n_vocab
+    merged(small, tmp_path, {OUTPUT: tensors[OUTPUT], EMBEDDINGS: tensors[EMBEDDINGS],
+        "model.decoder.embed_tokens.original_module.weight": np.zeros((rows, 64)),
+        "model.decoder.embed_tokens.modules_to_save.weight": tensors[EMBEDDINGS]})  # fmt: skip
+    assert rows + 2 == prepare(tmp_path / "adapter", cache=tmp_path).dimensions.n_vocab
+    with pytest.raises(CorruptCheckpointError, match="save_embedding_layers"):
+        merged(small, tmp_path, {EMBEDDINGS: tensors[EMBEDDINGS]})
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "another", 7])
+def test_adapters_of_a_changed_base_are_refused_with_the_conversion(start: object, small: Path, tmp_path: Path) -> None:
+    """Their initialization changed the base's weights, so that they would merge into other ones."""
+    halves = lora(small, ["model.encoder.layers.0.fc1"])
+    adapter = make_adapter(tmp_path / "adapter", str(small), halves, init_lora_weights=start)
+    with pytest.raises(CheckpointError, match=r"path_initial_model_for_weight_conversion"):
+        prepare(adapter, cache=tmp_path)
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+def test_adapters_that_leave_the_base_alone_are_merged(start: object, small: Path, tmp_path: Path) -> None:
+    """Their first product is zero or random, and the base's weights stay what they are."""
+    halves = lora(small, ["model.encoder.layers.0.fc1"])
+    adapter = make_adapter(tmp_path / "adapter", str(small), halves, init_lora_weights=start)
+    assert "adapter" == prepare(adapter, cache=tmp_path).name
 
 
 def test_an_adapter_of_another_model_is_refused(small: Path) -> None:

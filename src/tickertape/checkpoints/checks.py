@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from tickertape.checkpoints.config import Dimensions, check_weights
+from tickertape.checkpoints.lora import EMBEDDINGS
 from tickertape.checkpoints.safetensors import Weights
 from tickertape.checkpoints.source import Source
 from tickertape.errors import CheckpointError, CorruptCheckpointError, IncompleteCheckpointError
@@ -115,13 +116,14 @@ def examine(source: Source) -> Examination:
     found = Examination()
     config = found.check("config", lambda: (source.config, "config.json is whole"))
     generation = found.check("generation config", lambda: _generation_config(source))
-    found.dimensions = sizes = None if config is None else found.check("sizes", lambda: _sizes(config))
+    weights = found.check("adapter" if source.adapter else "weight files", lambda: _weight_files(source))
+    resized = weights.shape(EMBEDDINGS)[:1] if weights and source.adapter and EMBEDDINGS in weights else ()
+    found.dimensions = sizes = None if config is None else found.check("sizes", lambda: _sizes(config, *resized))
     tokenizer = found.check("tokenizer", lambda: _tokenizer(source))
     if tokenizer is not None and config is not None and generation is not None and sizes is not None:
         files = {"config.json": config, "generation_config.json": generation}
         found.check("token ids", lambda: _token_ids(files, tokenizer.get_vocab(with_added_tokens=True)))
         found.rules = _rules(found, {**config, **generation}, tokenizer, sizes)
-    weights = found.check("adapter" if source.adapter else "files", lambda: (source.weights(), "every file is whole"))
     if weights is not None and sizes is not None:
         found.weights = found.check("weights", lambda: _weights(weights, sizes))
     return found
@@ -145,9 +147,22 @@ def _generation_config(source: Source) -> Found[dict[str, Any]]:
     return given, "generation_config.json is whole" if given else "none; config.json holds the rules"
 
 
-def _sizes(config: Mapping[str, Any]) -> Found[Dimensions]:
-    """The sizes of the tensors, for which windows of 30 s and a prompt must fit."""
-    sizes = Dimensions.of(config)
+def _weight_files(source: Source) -> Found[Weights]:
+    """The tensors; an adapter's must fit its base. One that resizes the vocabulary needs a tokenizer of its own."""
+    weights = source.weights()
+    if source.adapter is None:
+        return weights, "every file is whole"
+    grown = EMBEDDINGS in weights and weights.shape(EMBEDDINGS)[0] != source.config.get("vocab_size")
+    if grown and not any((source.adapter / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise IncompleteCheckpointError(
+            "the adapter resizes the vocabulary and has no tokenizer; save the tokenizer of its training beside it"
+        )
+    return weights, "fits its base model" + (" and resizes the vocabulary" if grown else "")
+
+
+def _sizes(config: Mapping[str, Any], n_vocab: int | None = None) -> Found[Dimensions]:
+    """The sizes of the tensors, for which windows of 30 s and a prompt must fit; `n_vocab` is an adapter's."""
+    sizes = Dimensions.of({**config, "vocab_size": n_vocab or config.get("vocab_size")})
     if sizes.max_source_positions != POSITIONS or sizes.max_target_positions < MIN_TEXT_CONTEXT:
         raise CheckpointError(
             f"the model has {sizes.max_source_positions} encoder and {sizes.max_target_positions} decoder positions; "
