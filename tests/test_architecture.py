@@ -37,7 +37,7 @@ OWNERS = {
 }  # fmt: skip
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
-    "transcripts": 718,
+    "transcripts": 721,
     "audio": 1948,
     "checkpoints": 1939,
     "engine": 1276,

@@ -441,7 +441,7 @@ def test_ctrl_c_leaves_whole_files_only(real: tuple[list[str], dict[str, str], P
     assert left
     assert len(left) < 16
     assert all(name.endswith((".txt", ".json")) and not name.startswith(".") for name in left)
-    assert all(json.loads(path.read_text())["text"] for path in (folder / "out").glob("*.json"))
+    assert all("text" in json.loads(path.read_text()) for path in (folder / "out").glob("*.json"))
 
 
 def _hear_interrupts() -> None:

@@ -108,7 +108,7 @@ def segments(draw: st.DrawFn, start: int, *, timed: bool, channel: int = 0) -> S
         words.append(Word(space + text, begin, at, draw(st.floats(0, 1))))
     return Segment(
         start,
-        at,
+        max(at, start + 1),
         "".join(word.text for word in words),
         tokens=tuple(draw(st.lists(st.integers(0, 51_865), max_size=3))),
         words=tuple(words) if timed else (),

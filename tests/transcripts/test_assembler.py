@@ -233,6 +233,13 @@ def test_no_time_exceeds_the_recording() -> None:
     assert (0, 5 * SECOND) == (result.segments[0].start_sample, result.segments[0].end_sample)
 
 
+def test_segments_behind_the_sound_are_dropped() -> None:
+    """Text that the model times behind the end of its window, or at a single moment, was not said."""
+    segments = (phrase("Thank you.", 0, 2), phrase("Right.", 1, 1), phrase("Bye.", 3, 3.5), phrase("Bye.", 4, 5))
+    result = transcript([(window(5, 8), heard(*segments))], 8 * SECOND)
+    assert [("Thank you.", 5.0, 7.0)] == [(each.text.strip(), each.start, each.end) for each in result.segments]
+
+
 def test_empty_segments_are_dropped() -> None:
     """A segment of spaces is no segment."""
     assert () == transcript([(window(0, 5), heard(Segment(0, SECOND, "  ")))], 5 * SECOND).segments

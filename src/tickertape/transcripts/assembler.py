@@ -108,7 +108,10 @@ def join_text(segments: Iterable[Segment]) -> str:
 
 
 def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
-    """The window's segments with text, their times moved into the recording and limited to window and recording."""
+    """The window's segments with text, their times moved into the recording and limited to window and recording.
+
+    As in openai/whisper transcribe.py, a segment without length is dropped. So is one that starts behind the sound.
+    """
     latest = min(window.end, duration)
 
     def place(timed: SegmentOrWord) -> SegmentOrWord:
@@ -120,7 +123,7 @@ def _place(window: Window, decoded: Decoded, duration: int) -> list[Segment]:
         for segment in decoded.segments
         if segment.text.strip()
     ]
-    return list(map(place, spoken))
+    return [segment for segment in map(place, spoken) if segment.start_sample < segment.end_sample]
 
 
 def _after(segment: Segment, end: int) -> Segment:
