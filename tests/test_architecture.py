@@ -40,7 +40,7 @@ BUDGET = {
     "transcripts": 721,
     "audio": 1948,
     "checkpoints": 1939,
-    "engine": 1276,
+    "engine": 1280,
     "server": 3868,
     "cluster": 875,
     "deploy": 500,

@@ -685,6 +685,22 @@ def prepare_elsewhere(
 
 
 @pytest.mark.slow
+def test_a_ctranslate2_model_is_fetched_from_the_hub(small: Path, tmp_path: Path) -> None:
+    """Its model.bin is no pickle, whether the vocabulary is JSON or text."""
+    theirs = ctranslate2_folder(prepare(small, cache=tmp_path, compute_type="float16").folder, tmp_path / "theirs")
+    names = json.loads((theirs / "vocabulary.json").read_text())
+    (theirs / "vocabulary.txt").write_text("\n".join(names), encoding="utf-8")
+    (theirs / "vocabulary.json").unlink()
+    handler = type("Handler", (Hub,), {"folder": theirs, "requests": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        assert "org/model" == prepare_elsewhere("org/model", tmp_path, endpoint)
+        server.shutdown()
+    assert any("vocabulary.txt" in path for path in handler.requests)
+
+
+@pytest.mark.slow
 def test_hub_models_are_fetched_without_pickles_and_kept(copy: Path, tmp_path: Path) -> None:
     """A hub id with a revision is downloaded once, never a pickle; afterwards it needs no network."""
     (copy / "pytorch_model.bin").write_bytes(b"never fetched")

@@ -15,7 +15,7 @@ from tests.support.audio_factory import speech
 from tests.support.checkpoint_factory import make_checkpoint
 from tickertape.checkpoints.prepare import Prepared, prepare
 from tickertape.engine.hardware import choose_device
-from tickertape.engine.loading import LoadOptions, open_prepared
+from tickertape.engine.loading import LoadOptions, load_engine, open_prepared
 from tickertape.engine.whisper import (
     BEST_OF,
     TRIMMED_SECONDS,
@@ -178,6 +178,14 @@ def test_choices_come_with_reasons(engine: WhisperEngine) -> None:
     """Checkpoint, device, threads, encoder, decoder and windows are each explained in a line."""
     subjects = [reason.partition(":")[0] for reason in engine.reasons]
     assert ["checkpoint", "device", "threads", "encoder", "decoder", "windows"] == subjects
+
+
+def test_a_folder_prepared_for_a_gpu_runs_as_int8_on_a_cpu(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where the CPU does not compute in float16, the reasons say so and no library writes a warning of its own."""
+    folder = prepare(make_checkpoint(tmp_path / "model", "custom"), cache=tmp_path, compute_type="float16").folder
+    reasons = load_engine(folder, LoadOptions(device="cpu", threads=1)).reasons
+    assert "decoder: ctranslate2 int8 (this CPU does not compute in float16)" in reasons
+    assert ("", "") == capfd.readouterr()
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

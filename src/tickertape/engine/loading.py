@@ -6,6 +6,7 @@ outcomes = engine.decode(windows, options)
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +76,14 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
     compute_type, why_type = options.compute_type, "as asked"
     if compute_type == "auto" and device == "cuda":
         compute_type, why_type = "float16", "fastest on CUDA"
-    elif compute_type == "auto":
+    elif compute_type == "auto" and prepared.compute_type in ctranslate2.get_supported_compute_types("cpu"):
         compute_type, why_type = prepared.compute_type, "as the checkpoint was prepared"
+    elif compute_type == "auto":
+        compute_type, why_type = "int8", f"this CPU does not compute in {prepared.compute_type}"
     found = cores()
     threads = options.threads or found.value
     keep_freed_memory()
+    ctranslate2.set_log_level(logging.ERROR)  # its warnings, about number formats, would stand between our output
     decoder = ctranslate2.models.Whisper(
         str(prepared.folder), device, compute_type=compute_type, intra_threads=threads, inter_threads=1
     )
