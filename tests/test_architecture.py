@@ -39,7 +39,7 @@ OWNERS = {
 BUDGET = {
     "transcripts": 721,
     "audio": 1948,
-    "checkpoints": 1939,
+    "checkpoints": 1941,
     "engine": 1280,
     "server": 3868,
     "cluster": 875,

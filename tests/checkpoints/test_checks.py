@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from tests.support.audio_factory import speech
-from tests.support.checkpoint_factory import edit_json, make_checkpoint, write_safetensors
+from tests.support.checkpoint_factory import add_tokens, edit_json, make_checkpoint
 from tickertape.checkpoints.checks import Examination, examine
+from tickertape.checkpoints.lora import EMBEDDINGS
 from tickertape.checkpoints.prepare import Prepared, load, prepare
 from tickertape.checkpoints.source import find
 from tickertape.engine.loading import LoadOptions, open_prepared
 from tickertape.errors import CheckpointError, CorruptCheckpointError
 from tickertape.types import Decoded, Options, Window
 
-Array = NDArray[Any]
-EMBEDDINGS = "model.decoder.embed_tokens.weight"
 UPPER_HALF = [[1, 0], [1, 1]]  # of two layers with two heads
 WORDS = Options(language="en", temperatures=(0.0,), max_new_tokens=8, word_timestamps=True, timestamps=False,
                 no_speech_threshold=None)  # fmt: skip
@@ -38,18 +36,6 @@ def codes(examined: Examination) -> list[str]:
 def write(path: Path, **changes: Any) -> None:
     """Change keys of a JSON file; None is written as null."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def add_tokens(folder: Path, tokens: Sequence[AddedToken], rows: Array | None = None) -> None:
-    """Add tokens behind the timestamps, as `tokenizer.add_tokens` and `model.resize_token_embeddings` do."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_tokens(tokens)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    if rows is not None:
-        weights = dict(find(folder).weights())
-        weights[EMBEDDINGS] = np.concatenate([weights[EMBEDDINGS], rows])
-        write_safetensors(folder / "model.safetensors", weights)
-        edit_json(folder / "config.json", vocab_size=len(weights[EMBEDDINGS]))
 
 
 def test_a_whole_checkpoint_passes_every_check(small: Path) -> None:

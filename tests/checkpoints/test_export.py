@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
-from tests.support.checkpoint_factory import make_adapter, make_checkpoint
+from tests.support.checkpoint_factory import add_tokens, make_adapter, make_checkpoint
+from tickertape.checkpoints.checks import examine
 from tickertape.checkpoints.export import export
+from tickertape.checkpoints.lora import EMBEDDINGS, OUTPUT
 from tickertape.checkpoints.prepare import prepare
 from tickertape.checkpoints.source import find
 from tickertape.errors import CheckpointError, CorruptCheckpointError, OptionError
@@ -62,6 +66,20 @@ def test_an_adapter_is_merged(small: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", "/nowhere", {f"base_model.model.{norm}": np.full(64, 2, np.float32)})
     export(adapter, tmp_path / "exported", base=small, cache=tmp_path)
     assert np.array_equal(np.full(64, 2, np.float32), find(tmp_path / "exported").weights()[norm])
+
+
+def test_moved_tokens_and_a_separate_output_layer_are_exported(small: Path, tmp_path: Path) -> None:
+    """The files agree on the new ids, and config.json says that the output layer is not the embeddings."""
+    source = Path(shutil.copytree(small, tmp_path / "source"))
+    add_tokens(source, [AddedToken("ledger"), AddedToken("<|xx|>", special=True)], np.ones((2, 64), np.float32))
+    rows = len(find(source).weights()[EMBEDDINGS])
+    adapter = make_adapter(tmp_path / "adapter", str(source), {f"base_model.model.{OUTPUT}": np.ones((rows, 64))})
+    export(adapter, tmp_path / "exported")
+    dimensions, rules, weights = examine(find(tmp_path / "exported")).require()
+    expected = examine(find(adapter)).require()
+    assert (expected[0], expected[1].tokens) == (dimensions, rules.tokens)
+    assert np.array_equal(expected[2][OUTPUT], weights[OUTPUT])
+    assert sorted(rules.order) == rules.order
 
 
 def test_an_existing_folder_is_not_overwritten(small: Path, tmp_path: Path) -> None:

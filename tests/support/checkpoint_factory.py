@@ -15,7 +15,7 @@ import importlib.util
 import itertools
 import json
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from tickertape.checkpoints.lora import EMBEDDINGS
+from tickertape.checkpoints.safetensors import read_weights
 
 # openai/whisper tokenizer.py, in its order, which is the order of the ids; `yue` came with large-v3
 _CODES = """
@@ -259,6 +262,18 @@ def make_adapter(folder: Path, base: str, weights: Mapping[str, Array], **config
     _write_json(folder / "adapter_config.json", settings | config)
     write_safetensors(folder / "adapter_model.safetensors", weights)
     return folder
+
+
+def add_tokens(folder: Path, tokens: Sequence[AddedToken], rows: Array | None = None) -> None:
+    """Add tokens behind the timestamps, as `tokenizer.add_tokens` and `model.resize_token_embeddings` do."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(tokens)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    if rows is not None:
+        weights = dict(read_weights([folder / "model.safetensors"]))
+        weights[EMBEDDINGS] = np.concatenate([weights[EMBEDDINGS], rows])
+        write_safetensors(folder / "model.safetensors", weights)
+        edit_json(folder / "config.json", vocab_size=len(weights[EMBEDDINGS]))
 
 
 def edit_json(path: Path, **changes: Any) -> None:

@@ -58,7 +58,8 @@ def _write(source: Source, folder: Path, report: Any) -> None:
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["model"]["merges"]]
     generation = _generation_config(source, rules, dimensions)
     files: dict[str, Any] = {
-        "config.json": _config(source, rules, dimensions, generation),
+        "config.json": _config(source, rules, dimensions, generation)
+        | {"tie_word_embeddings": "proj_out.weight" not in weights},
         "generation_config.json": generation,
         "preprocessor_config.json": PROCESSOR | {
             "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": dimensions.n_mels,
@@ -98,6 +99,7 @@ def _generation_config(source: Source, rules: Rules, dimensions: Dimensions) -> 
     special = rules.special
     found: dict[str, Any] = {
         "max_initial_timestamp_index": 50, "return_timestamps": False, "max_length": dimensions.max_target_positions,
+        **source.generation_config,
     }  # fmt: skip
     tasks = {task: special[f"<|{task}|>"] for task in ("transcribe", "translate") if f"<|{task}|>" in special}
     if rules.languages and "transcribe" in tasks:
@@ -106,7 +108,7 @@ def _generation_config(source: Source, rules: Rules, dimensions: Dimensions) -> 
         found["task_to_id"] = tasks
     if "<|startofprev|>" in special:
         found["prev_sot_token_id"] = special["<|startofprev|>"]
-    return found | source.generation_config | _token_ids(rules) | {
+    return found | _token_ids(rules) | {
         "is_multilingual": bool(rules.languages), "no_timestamps_token_id": special["<|notimestamps|>"],
         "alignment_heads": rules.alignment_heads, "suppress_tokens": rules.suppressed,
         "begin_suppress_tokens": rules.suppressed_first,
