@@ -84,6 +84,13 @@ def test_short_recordings_raise_no_false_alarm(name: str) -> None:
     assert audio.seconds == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("seconds", [1.0, 1.04])
+def test_gsm_in_wav_as_sox_writes_it_is_whole(seconds: float) -> None:
+    """A padding byte that the header counts as sound is no damaged frame."""
+    audio = decode(make.wav49(seconds))
+    assert (seconds, ()) == (audio.seconds, audio.notices)
+
+
 def test_16_bit_wav_at_16_khz_is_exact() -> None:
     """Samples that need no conversion are the file's integers divided by 32,768."""
     integers = make.pcm16(make.speech(2.0))

@@ -277,6 +277,16 @@ def gsm(seconds: float = 5.0) -> bytes:
     return noise.tobytes()
 
 
+def wav49(seconds: float = 5.0) -> bytes:
+    """GSM 06.10 in a wav as sox writes it: blocks of 65 bytes for 40 ms, whose length includes the padding byte."""
+    noise = np.random.default_rng(3).integers(0, 256, round(seconds * 25) * 65, dtype=np.uint8).tobytes()
+    data = noise + bytes(len(noise) % 2)
+    form = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 1625, 65, 0, 2, 320)
+    rest = b"fmt " + struct.pack("<I", 20) + form + b"fact" + struct.pack("<II", 4, round(seconds * 8000))
+    rest += b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(rest) + 4) + b"WAVE" + rest
+
+
 def mulaw(samples: Floats) -> bytes:
     """Headerless G.711 mu-law."""
     return encode(samples, "mulaw", "pcm_mulaw", rate=8000)

@@ -118,7 +118,7 @@ class PacketDecoder:
             if first & 0x83:
                 self.count_loss()
                 return False
-        return True
+        return self._codec != "gsm_ms" or packet.size > 1  # sox counts the padding of an odd length as data
 
 
 def _codec_context(stream: Any) -> Any:
