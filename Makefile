@@ -7,7 +7,7 @@ LOCK := --generate-hashes --python-version 3.11 --python-platform x86_64-manylin
 
 .PHONY: transcribe serve check test lint format types lock sbom image-test clean
 
-transcribe: $(VENV)/.core ## Transcribe the example recordings
+transcribe: $(VENV)/.core ## Transcribe the example recordings with OpenAI's whisper-base
 	$(BIN)/tickertape transcribe examples/audio
 
 serve: $(VENV)/.serve ## Start the page and the API on http://localhost:8080
@@ -47,7 +47,7 @@ sbom: $(SBOM)/.done ## List what the image is made of, libraries inside wheels i
 	mv build/sbom.json.part build/sbom.json
 
 image-test: ## Build the image and try it, without Docker; needs root on Debian, and ten minutes
-	MODEL="$(or $(MODEL),checkpoint)" tests/image/build.sh
+	MODEL="$(or $(MODEL),openai/whisper-base)" tests/image/build.sh
 
 clean:
 	[ ! -e build/image ] || tests/image/build.sh clean

@@ -8,8 +8,8 @@
 
 Every system decodes the same clips greedily, with the same number of new tokens per window and the same threads, in a
 separate process; runs alternate. Weights are random in Whisper's shapes, and the end token is suppressed. The shape
-`checkpoint` is the demo checkpoint on its held-out clips, each decoded to its end. Finished measurements are kept in
-`--work` and reused. The last line of the output is the result as JSON.
+`checkpoint` is the synthetic-voice model on its held-out clips, each decoded to its end. Finished measurements are kept
+in `--work` and reused. The last line of the output is the result as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks import texts
 from benchmarks.systems import RATE, WINDOW
 from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
-TUNED = "checkpoint"  # the demo checkpoint, trained
+TUNED = "checkpoint"  # the synthetic-voice model, trained
 SHAPES = ("tiny", "base", "small", TUNED)
 LARGE = {"medium": "float32", "turbo": "float16", "large-v3": "float16"}  # number format of the published weights
 EXAMPLE = ROOT / "examples" / "audio" / "transfer-to-savings.wav"
@@ -81,7 +81,7 @@ class Bench:
         return kept
 
     def checkpoint(self, shape: str, context: str = "full") -> Path:
-        """A checkpoint of random weights with end and timestamp tokens suppressed; or the demo checkpoint."""
+        """A checkpoint of random weights with end and timestamp tokens suppressed; or the synthetic-voice model."""
         if shape == TUNED:
             return texts.CHECKPOINT
         folder = self.work / f"{shape}-{context}"
@@ -226,7 +226,7 @@ def shares(bench: Bench, shape: str, tokens: int) -> Result:
 
 
 def start(bench: Bench) -> Result:
-    """Seconds from process start to first text with the prepared demo checkpoint, and to the output of `--help`."""
+    """Seconds from process start to first text, the synthetic-voice model prepared, and to the output of `--help`."""
     program = [sys.executable, "-m", "tickertape"]
     measures: dict[str, Callable[[], float]] = {
         "tickertape transcribe": lambda: _first_line(bench, [*program, "transcribe", str(EXAMPLE), "--quiet"]),
@@ -412,7 +412,7 @@ def main() -> None:
     parser.add_argument("--pause-limit", type=float, default=300, help="total seconds of pausing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tickertape-bench")
     parser.add_argument("--results", type=Path, help="folder for JSON and table, such as benchmarks/results")
-    parser.add_argument("--texts", action="store_true", help="only compare word error rates on the demo checkpoint")
+    parser.add_argument("--texts", action="store_true", help="only compare word error rates of the synthetic voices")
     parser.add_argument("--sets", nargs="+", default=["known"], help="held-out sets for --texts")
     parser.add_argument("--first", type=int, help="clips of each set for --texts; default: all")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Word error rates of Tickertape and other systems on the same clips, with the demo checkpoint.
+"""Word error rates of Tickertape and other systems on the same clips, with the synthetic-voice model.
 
     python -m benchmarks.engine --texts --results benchmarks/results
 
@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.systems import WINDOW, Clip
 from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
-CHECKPOINT = ROOT / "checkpoint"
+CHECKPOINT = ROOT / "tests" / "checkpoint"
 HELD_OUT = ROOT / "recipes" / "demo" / "heldout"
 GROUP = 10  # clips per call, so that the progress bar moves
 GOAL = 0.2  # allowed difference in word error rate, in points, for equal input

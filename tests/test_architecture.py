@@ -39,13 +39,13 @@ OWNERS = {
 BUDGET = {
     "transcripts": 721,
     "audio": 1948,
-    "checkpoints": 1941,
-    "engine": 1280,
-    "server": 3868,
+    "checkpoints": 1947,
+    "engine": 1303,
+    "server": 3870,
     "cluster": 875,
     "deploy": 500,
-    "cli": 1213,
-    "": 1123,
+    "cli": 1231,
+    "": 1127,
 }
 
 

@@ -20,10 +20,8 @@ from tests.support import fakes
 from tests.support.audio_factory import pcm16, speech, wav
 from tests.support.checkpoint_factory import make_checkpoint
 from tickertape import transcriber as api
-from tickertape.engine import loading
 from tickertape.engine.batching import LocalBackend
 from tickertape.errors import (
-    CheckpointNotFoundError,
     EmptyFileError,
     EngineError,
     InvalidAudioError,
@@ -220,14 +218,6 @@ def test_closing_twice_is_allowed(engine: fakes.FakeEngine) -> None:
     transcriber.close()
     with pytest.raises(RuntimeError):
         transcriber.transcribe(SECOND)
-
-
-def test_no_checkpoint_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a checkpoint and without a name, the error says what to give."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "__file__", str(tmp_path / "src" / "tickertape" / "engine" / "loading.py"))
-    with pytest.raises(CheckpointNotFoundError, match="name a model"):
-        tickertape.load()
 
 
 @pytest.mark.slow

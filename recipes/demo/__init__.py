@@ -1,1 +1,1 @@
-"""The demo checkpoint's recipe: sentences, voices, corpus, training, export, evaluation."""
+"""The synthetic-voice model's recipe: sentences, voices, corpus, training, export, evaluation."""

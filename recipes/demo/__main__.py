@@ -1,4 +1,4 @@
-"""Make the demo checkpoint from nothing, in one command. Finished steps are kept.
+"""Make the synthetic-voice model from nothing, in one command. Finished steps are kept.
 
     python -m recipes.demo --work WORK
 
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "tests" / "checkpoint"
 
 
 def commands(work: Path, checkpoint: Path, shards: int, minutes: float) -> dict[str, list[str]]:
@@ -33,7 +33,7 @@ def commands(work: Path, checkpoint: Path, shards: int, minutes: float) -> dict[
 
 
 def main() -> None:
-    """Make the demo checkpoint."""
+    """Make the synthetic-voice model."""
     parser = argparse.ArgumentParser(prog="python -m recipes.demo", description=main.__doc__)
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for intermediate files, outside the repository"

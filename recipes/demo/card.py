@@ -1,6 +1,6 @@
 """Write the model card from the measured figures and the training log.
 
-python -m recipes.demo.card --work WORK --checkpoint checkpoint
+python -m recipes.demo.card --work WORK --checkpoint tests/checkpoint
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ pipeline_tag: automatic-speech-recognition
 tags: [whisper, synthetic-speech, banking]
 ---
 
-# The demo checkpoint
+# The synthetic-voice model
 
 A small Whisper ({parameters:.1f} million parameters), trained from scratch for Tickertape on synthetic banking
-speech. With it, a fresh clone can transcribe without a download, and it shows how a checkpoint is made.
+speech. The tests use it, a checkout without a network falls back to it, and it shows how a checkpoint is made.
 
 **It was trained on synthesised English voices and the language of banking and brokerage, and nothing else.** Expect it
 to fail on people's voices, other subjects and other languages; use a checkpoint of your own there. No recording of

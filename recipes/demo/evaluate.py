@@ -1,6 +1,6 @@
 """Measure the checkpoint with Tickertape's engine, greedy.
 
-    python -m recipes.demo.evaluate --checkpoint checkpoint
+    python -m recipes.demo.evaluate --checkpoint tests/checkpoint
 
 Prints a table and, as the last line, one JSON object. The object is also written to `evaluation.json` in the
 checkpoint, for the model card.
@@ -32,7 +32,7 @@ from . import heldout
 from .export import SPELLINGS
 from .voices import Samples
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "tests" / "checkpoint"
 BOUNDARY_SECONDS = 0.3
 WORD_SECONDS = 0.2
 normalise = EnglishTextNormalizer(SPELLINGS)

@@ -1,6 +1,6 @@
 """Write the trained network as a Hugging Face checkpoint in fp16.
 
-python -m recipes.demo.export --work WORK --to checkpoint
+python -m recipes.demo.export --work WORK --to tests/checkpoint
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument(
-        "--to", type=Path, default=Path(__file__).parents[2] / "checkpoint", help="the checkpoint's folder"
+        "--to", type=Path, default=Path(__file__).parents[2] / "tests" / "checkpoint", help="the checkpoint's folder"
     )
     args = parser.parse_args()
     trainee, words = align.load(args.work)

@@ -1,4 +1,4 @@
-"""The demo checkpoint's own tokenizer: byte-level BPE with every digit a token, and Whisper's special tokens.
+"""The synthetic-voice model's own tokenizer: byte-level BPE with every digit a token, and Whisper's special tokens.
 
     python -m recipes.demo.tokenizer --work WORK
 

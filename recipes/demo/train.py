@@ -451,7 +451,7 @@ def report(
 
 
 def main() -> None:
-    """Train the demo checkpoint's network; resume from the last checkpoint in the work folder."""
+    """Train the synthetic-voice model's network; resume from the last checkpoint in the work folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget over all runs")

@@ -1,6 +1,6 @@
 """Tickertape puts a tuned Whisper checkpoint to work.
 
-`tickertape.load("checkpoint").transcribe("call.wav")` is the whole Python API for most uses. Importing the package is
+`tickertape.load().transcribe("call.wav")` is the whole Python API for most uses. Importing the package is
 cheap: modules that need numpy are imported on first use. `tickertape.testing` has a fake engine for tests of
 applications.
 """

@@ -1,6 +1,6 @@
 """The Python API: a model that is loaded once and transcribes recordings from synchronous code.
 
-    with tickertape.load("checkpoint") as transcriber:
+    with tickertape.load("openai/whisper-base") as transcriber:
         print(transcriber.transcribe("call.wav").text)
         for segment in transcriber.stream("meeting.mp3", language="de"):
             print(f"{segment.start:.2f} s: {segment.text}")
@@ -21,8 +21,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
+from tickertape.checkpoints.source import ignore
 from tickertape.engine.batching import BATCH, LocalBackend
-from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
+from tickertape.engine.loading import LoadOptions, default_model, load_engine
 from tickertape.errors import EngineError, OptionError, TickertapeError
 from tickertape.pipeline import IN_FLIGHT, Model, Update
 from tickertape.transcripts.languages import spoken_languages
@@ -96,7 +97,7 @@ def load(
 
     Args:
         model: folder of a Hugging Face, CTranslate2 or LoRA checkpoint, or a hub id (org/name@revision). None: the
-            demo checkpoint, in the folder `checkpoint`.
+            folder `checkpoint` if it exists, else OpenAI's whisper-base, which is fetched at its first use.
         device: "cpu", "cuda", or "auto": CUDA if a device is present.
         compute_type: number format of the decoder: "int8", "int8_float32", "int8_float16", "int16", "float16",
             "float32", or "auto": int8 on a CPU, float16 on CUDA.
@@ -107,7 +108,8 @@ def load(
         cache: folder of converted checkpoints. None: the user's cache folder.
         offline: use only checkpoints on this machine; never connect to the hub.
         token: access token of the hub, for private and gated models.
-        progress: called with the fraction done (0.0 to 1.0) and the name of the current step.
+        progress: called with the fraction done (0.0 to 1.0) and the name of the current step; a download starts at 0
+            again.
 
     Raises:
         CheckpointError: the checkpoint cannot be used; `CacheError`: the cache folder cannot be written.
@@ -118,7 +120,9 @@ def load(
     options = LoadOptions(device, compute_type, precision, threads, base, cache, offline, token)
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
         detector = pool.submit(_load_detector)
-        engine = load_engine(demo_checkpoint() if model is None else model, options, progress=progress)
+        if model is None:
+            _, model = default_model(options, progress=progress or ignore)
+        engine = load_engine(model, options, progress=progress)
         backend = LocalBackend(engine, batch=batch)
         loaded = Model(engine.info, backend, detector.result().detect)
     return Transcriber(loaded, reasons=engine.reasons, close=backend.close)

@@ -11,13 +11,12 @@ import pytest
 
 from tests.support.chromium import EXAMPLES, Page
 from tests.support.fakes import Serving
-from tickertape.errors import CheckpointNotFoundError
 from tickertape.server.app import create_app
-from tickertape.server.models import model_sources
 from tickertape.server.page import app
 from tickertape.server.run import open_models
 from tickertape.server.settings import Settings
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(300),
@@ -27,12 +26,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[str]:
-    """The address of the page over the demo checkpoint."""
-    settings = Settings(threads=1).resolve()
-    try:
-        model_sources(settings)
-    except CheckpointNotFoundError as error:
-        pytest.skip(f"the demo checkpoint is not here: {error.message}")
+    """The address of the page over the synthetic-voice model."""
+    settings = Settings(models=(str(ROOT / "tests" / "checkpoint"),), threads=1).resolve()
 
     async def build() -> Any:
         models = await asyncio.to_thread(open_models, settings)
@@ -43,7 +38,7 @@ def real() -> Iterator[str]:
 
 
 def test_the_demo_model_hears_the_microphone(driver: Any, real: str, request: pytest.FixtureRequest) -> None:
-    """The demo checkpoint turns what the microphone hears into text; pictures are taken on the way if asked for."""
+    """The model turns what the microphone hears into text; pictures are taken on the way if asked for."""
     wanted = request.config.getoption("--screenshots", default=None)
     page = Page(driver, real)
     page.resize(1280, 900)

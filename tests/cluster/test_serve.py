@@ -46,7 +46,7 @@ from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 WITH_AND_WITHOUT_RAY = pytest.mark.parametrize("service", ["ray", "alone"], indirect=True)
 ENGINES = "engine-slow"
-DEMO = ROOT / "checkpoint"
+DEMO = ROOT / "tests" / "checkpoint"
 EXAMPLE = EXAMPLES / "lost-card.flac"
 __all__ = ["driver"]  # the browser, for the test of the page
 
@@ -59,7 +59,7 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest, english: Path) -> Iterator[Service]:
-    """The demo checkpoint, another model and the page."""
+    """The synthetic-voice model, another model and the page."""
     mode = ["--no-ray"] if request.param == "alone" else []
     models = ["--model", f"first={DEMO}", "--model", str(english)]
     with started(*mode, *models, "--body-limit", "4000000") as running:
@@ -68,7 +68,7 @@ def service(request: pytest.FixtureRequest, english: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def known() -> str:
-    """What the demo checkpoint makes of the example in this process."""
+    """What the synthetic-voice model makes of the example in this process."""
     with tickertape.load(DEMO) as transcriber:
         text = transcriber.transcribe(EXAMPLE).text
     assert len(text.split()) > 5

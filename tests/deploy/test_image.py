@@ -69,5 +69,5 @@ def test_what_is_copied_is_not_ignored() -> None:
     copies = [line.split()[1:-1] for line in STEPS.splitlines() if line.startswith("COPY ") and "--from" not in line]
     paths = [path for words in copies for path in words if path != "."]
     assert [] == [path for path in paths if not list(ROOT.glob(path))]
-    assert [] == [path for path in [*paths, "checkpoint"] if any(fnmatch(path, pattern) for pattern in ignored)]
+    assert [] == [path for path in [*paths, "my-checkpoint"] if any(fnmatch(path, pattern) for pattern in ignored)]
     assert {".git", ".venv", "build", "tests"} <= set(ignored)

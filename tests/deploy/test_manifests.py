@@ -175,7 +175,7 @@ def test_the_commands_are_argument_lists() -> None:
             "gcloud", "artifacts", "repositories", "create", *located, "--repository-format=docker"),
         "build the image": (
             "gcloud", "builds", "submit", ".", "--config=deploy/cloudbuild.yaml", "--ignore-file=.dockerignore",
-            project, f"--substitutions=_IMAGE={image},_MODEL=checkpoint,_VARIANT=cpu"),
+            project, f"--substitutions=_IMAGE={image},_MODEL=openai/whisper-base,_VARIANT=cpu"),
         "deploy": ("gcloud", "run", "services", "replace", "deploy/cloudrun.yaml", project, region),
         "show the address": (
             "gcloud", "run", "services", "describe", "tickertape", project, region, "--format=value(status.url)"),
@@ -569,7 +569,7 @@ def test_contradictions_are_refused() -> None:
         {"cpu": 0},
         {"ingresses": 0},
         {"gpus": -1},
-        {"claim": "models", "model": "/srv/models/demo"},
+        {"claim": "models", "model": "/srv/models/default"},
         {"object_hosts": "https://a.example"},
     )
     for knobs in wrong:

@@ -95,11 +95,11 @@ def test_commands_are_ours(page: str, line: str) -> None:
 @pytest.mark.parametrize(
     "page", [ROOT / each for each in ("README.md", "docs/tutorial.md", "docs/reference/python.md")], ids=name
 )
-@pytest.mark.slow
-def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.real
+def test_python_runs(
+    page: Path, whisper_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The Python of the README and the tutorial runs as printed, and prints text."""
-    if not (ROOT / "checkpoint" / "model.safetensors").exists():
-        pytest.skip("the demo checkpoint is not in this checkout")
     monkeypatch.chdir(ROOT)
     for block in blocks(page, "python"):
         if "openai" in block:  # tests/server/test_openai_client.py runs that client against a server

@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-model=${MODEL-checkpoint}
+model=${MODEL-openai/whisper-base}
 work=${IMAGE_TEST_FOLDER:-$PWD/build/image}
 shape=${SHAPE-base}
 base=$(sed -n 's/^ARG BASE=//p' deploy/Dockerfile)

@@ -28,7 +28,7 @@ from recipes.demo.sentences import (
 ROOT = Path(__file__).parents[2]
 HELD_OUT = ROOT / "recipes" / "demo" / "heldout"
 EXAMPLES = ROOT / "examples" / "audio"
-CHECKPOINT = ROOT / "checkpoint"
+CHECKPOINT = ROOT / "tests" / "checkpoint"
 SETS = ("known", "unseen", "telephone", "digits", "pauses")
 MEGABYTE = 1_000_000
 NUMBER_WORDS = set(figures.ONES) | set(figures.TENS) | {"hundred", "thousand", "double", "triple", "oh"}
@@ -48,7 +48,7 @@ def settings(name: str) -> dict[str, Any]:
 
 
 needs_checkpoint = pytest.mark.skipif(
-    not (CHECKPOINT / "model.safetensors").exists(), reason="the demo checkpoint has not been exported yet"
+    not (CHECKPOINT / "model.safetensors").exists(), reason="the synthetic-voice model has not been exported yet"
 )
 
 

@@ -28,7 +28,7 @@ transformers = pytest.importorskip("transformers", reason="the extra `reference`
 jiwer = pytest.importorskip("jiwer", reason="the extra `reference` is not installed")
 
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
-DEMO = Path(__file__).parents[2] / "checkpoint"
+DEMO = Path(__file__).parents[1] / "checkpoint"
 HELD_OUT = Path(__file__).parents[2] / "recipes" / "demo" / "heldout"
 TOKENS = 48
 GREEDY = Options(language="en", temperatures=(0.0,), max_new_tokens=TOKENS, no_speech_threshold=None)
@@ -215,10 +215,10 @@ def exported(ctranslate2_folder: Path, folder: Path) -> Path:
     return folder
 
 
-# --- the demo checkpoint
+# --- the synthetic-voice model
 
 
-@pytest.mark.skipif(not (DEMO / "model.safetensors").is_file(), reason="the demo checkpoint is not there")
+@pytest.mark.skipif(not (DEMO / "model.safetensors").is_file(), reason="the synthetic-voice model is not there")
 class TestDemo:
     """The same on the checkpoint of this repository and its held-out clips."""
 
@@ -249,7 +249,7 @@ class TestDemo:
 
 
 def compared(cache: Path, compute_type: str, precision: str) -> tuple[list[Expected], list[Expected]]:
-    """The reference's answers on the demo checkpoint and the engine's, for windows padded to 30 s."""
+    """The reference's answers on the synthetic-voice model and the engine's, for windows padded to 30 s."""
     made = demo(cache, compute_type, precision, "full")
     options = replace(GREEDY, language=made.info.languages[0], max_new_tokens=2 * TOKENS)
     heard = clips("unseen", 12) + clips("known", 12)
@@ -268,7 +268,7 @@ def word_errors(cache: Path, compute_type: str, precision: str) -> float:
 
 
 def demo(cache: Path, compute_type: str, precision: str, context: str) -> WhisperEngine:
-    """The demo checkpoint in these numbers, windows `full` or `trimmed`."""
+    """The synthetic-voice model in these numbers, windows `full` or `trimmed`."""
     prepared = replace(prepare(DEMO, cache=cache, compute_type=compute_type), audio_context=context)
     return open_prepared(prepared, LoadOptions("cpu", compute_type, precision, threads=2))
 
@@ -279,7 +279,7 @@ def manifest(name: str) -> list[dict[str, Any]]:
 
 
 def clips(name: str, count: int | None = None) -> list[Window]:
-    """The first clips of a held-out set of the demo checkpoint's recipe, or all."""
+    """The first clips of a held-out set of the synthetic-voice model's recipe, or all."""
     from tickertape.audio.decode import decode
 
     found = [decode(HELD_OUT / line["audio"]).samples[0] for line in manifest(name)[:count]]

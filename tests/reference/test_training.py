@@ -1,4 +1,4 @@
-"""The training of the demo checkpoint: what it saves, and what it compares."""
+"""The training of the synthetic-voice model: what it saves, and what it compares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recipes.demo import tokenizer, train  # noqa: E402 - they need torch
 from recipes.demo.model import Shape  # noqa: E402
 
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
-CHECKPOINT = Path(__file__).parents[2] / "checkpoint"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
 SHAPE = Shape(width=32, heads=2, encoder_layers=1, decoder_layers=1)
 FRAMES = 200  # 2 s
 
@@ -38,7 +38,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> train.Corpus:
 
 @pytest.fixture(scope="module")
 def words() -> Any:
-    """The demo checkpoint's vocabulary."""
+    """The synthetic-voice model's vocabulary."""
     return tokenizer.load(CHECKPOINT)
 
 

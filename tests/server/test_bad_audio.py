@@ -1,7 +1,7 @@
 """Bad recordings over HTTP, row by row: status, code and warnings of the whole table of bad content.
 
 `tests/audio/test_decode.py` holds the rows and shows what the decoder makes of each; here each goes through the API.
-What a model makes of sound without words is shown with the demo checkpoint.
+What a model makes of sound without words is shown with the synthetic-voice model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tickertape.server.settings import Settings
 from tickertape.types import SAMPLE_RATE, Samples
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / "checkpoint"
+CHECKPOINT = ROOT / "tests" / "checkpoint"
 URL = "/v1/audio/transcriptions"
 FOUR_HOURS = 4 * 3600.0
 KINDS = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.AudioError)}
@@ -165,7 +165,7 @@ def test_every_audio_error_has_its_status() -> None:
     assert {kind: 413 if kind in large else 400 for kind in kinds} == {kind: kind.status for kind in kinds}
 
 
-# -- row 47: sound without words, and words badly recorded, with the demo checkpoint -------------------------------
+# -- row 47: sound without words, and words badly recorded, with the synthetic-voice model ----------------------
 
 WORDLESS: dict[str, Callable[[], Any]] = {
     "silence": lambda: np.zeros(5 * SAMPLE_RATE),
@@ -193,9 +193,9 @@ SPOKEN: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Any]:
-    """The demo checkpoint, with its speech detector."""
+    """The synthetic-voice model, with its speech detector."""
     if not (CHECKPOINT / "model.safetensors").exists():
-        pytest.skip("the demo checkpoint is not in this checkout")
+        pytest.skip("the synthetic-voice model is not in this checkout")
     from tickertape.server.run import open_models
 
     models = open_models(Settings(models=(f"demo={CHECKPOINT}",)).resolve())

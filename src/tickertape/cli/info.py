@@ -8,8 +8,9 @@ from typing import Any
 
 from tickertape import __version__
 from tickertape.checkpoints.cache import default_cache
+from tickertape.checkpoints.source import locate
 from tickertape.engine import hardware
-from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine
+from tickertape.engine.loading import DEFAULT_MODEL, LoadOptions, load_engine, own_checkpoint
 from tickertape.errors import CheckpointNotFoundError
 
 LIBRARIES = ("ctranslate2", "openvino", "av", "tokenizers", "numpy")
@@ -34,11 +35,14 @@ def machine_facts(device: str = "auto") -> dict[str, Any]:
 
 
 def default_model() -> str | None:
-    """The default model, if it exists."""
+    """The default model, if it is on this machine."""
+    if own := own_checkpoint():
+        return str(own)
     try:
-        return str(demo_checkpoint())
+        locate(DEFAULT_MODEL, offline=True)
     except CheckpointNotFoundError:
         return None
+    return DEFAULT_MODEL
 
 
 def model_facts(model: str, options: LoadOptions) -> dict[str, Any]:

@@ -26,13 +26,14 @@ Files = Annotated[list[str], typer.Argument(
     metavar="FILE...", help="Recordings, folders of recordings, or - for standard input.")]
 ModelName = Annotated[str | None, typer.Option(
     "--model", "-m", envvar="TICKERTAPE_MODEL", metavar="CHECKPOINT",
-    help="Folder of a Hugging Face, CTranslate2 or LoRA checkpoint, or hub id (org/name@revision). Default: the "
-    "folder checkpoint.")]
+    help="Folder of a Hugging Face, CTranslate2 or LoRA checkpoint, name of an installed one, or hub id "
+    "(org/name@revision). Default: the folder checkpoint if it exists, else openai/whisper-base.")]
 ModelArgument = Annotated[str, typer.Argument(
-    metavar="CHECKPOINT", help="Folder of a Hugging Face or LoRA checkpoint, or hub id (org/name@revision).")]
+    metavar="CHECKPOINT", help="Folder of a Hugging Face, CTranslate2 or LoRA checkpoint, name of an installed one, or "
+    "hub id (org/name@revision).")]
 OptionalModel = Annotated[str | None, typer.Argument(
     metavar="[CHECKPOINT]", envvar="TICKERTAPE_MODEL",
-    help="Model to describe. Default: the folder checkpoint, if it exists.")]
+    help="Model to describe. Default: the folder checkpoint or openai/whisper-base, if it is on this machine.")]
 Formats = Annotated[list[str] | None, typer.Option(
     "--format", "-f", metavar="NAME,...", help=f"{', '.join(FORMATS)}; separate several with commas.  [default: txt]")]
 OutputDir = Annotated[Path | None, typer.Option(

@@ -27,7 +27,6 @@ class Bar:
             console=Console(stderr=True),
             transient=True,
             redirect_stdout=False,  # results must not pass through the bar
-            redirect_stderr=False,
             disable=not shown,
         )
         self._task = self._bar.add_task("opening the model", total=1.0, figures="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -60,11 +61,24 @@ class ServeCommand(TyperCommand):
 def launch(config: Path | None, flags: Mapping[str, str]) -> int:
     """Serve until a signal; return the exit code. Raises `CheckpointError`s, `OptionError` and `EngineError`."""
     settings = load_settings(config, flags)
+    if not settings.models and not settings.engine:
+        settings = _with_default_model(settings)
     if settings.ray:
         from tickertape.cluster.serve import run
     else:
         from tickertape.server.run import run
     return run(settings)
+
+
+def _with_default_model(settings: Settings) -> Settings:
+    """Name the default model in the settings, and fetch it with a progress bar unless it is here."""
+    from tickertape.cli.progress import Bar
+    from tickertape.engine.loading import default_model
+    from tickertape.server.models import load_options
+
+    with Bar(shown=sys.stderr.isatty()) as bar:
+        model = default_model(load_options(settings), progress=bar.loading)
+    return settings.model_copy(update={"models": ("=".join(model),)})
 
 
 def load_settings(config: Path | None, flags: Mapping[str, str]) -> Settings:

@@ -33,7 +33,7 @@ class CloudRun:
         str,
         "Checkpoint to bake into the image: a folder below this one, or a hub id. With --bucket: a prepared folder in "
         "the bucket.",
-    ] = "checkpoint"
+    ] = "openai/whisper-base"
     cpu: Annotated[int, "CPUs of an instance."] = 8
     memory: Annotated[str, "Memory of an instance. Default: 4Gi; 32Gi with a GPU."] = ""
     max_instances: Annotated[int, "Maximum number of instances."] = 2

@@ -36,7 +36,7 @@ class KubeRay:
     namespace: Annotated[str, "Namespace; created if missing."]
     image: Annotated[str, "Image reference for the cluster's nodes."]
     name: Annotated[str, "Name of the service."] = "tickertape"
-    model: Annotated[str, "Prepared checkpoint in the image; with --claim, the folder in the claim."] = f"{MODELS}/demo"
+    model: Annotated[str, "Prepared model in the image; with --claim, the folder in the claim."] = f"{MODELS}/default"
     engines: Annotated[int, "Number of engines, each in its own pod."] = 2
     engines_max: Annotated[int, "Maximum number of engines under load."] = 4
     cpu: Annotated[int, "CPUs of an engine."] = 4

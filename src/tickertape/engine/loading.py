@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tickertape.checkpoints.cache import Progress
 from tickertape.checkpoints.prepare import Prepared, prepare
+from tickertape.checkpoints.source import ignore, pull
 from tickertape.engine.encoder import Encoder
 from tickertape.engine.hardware import choose_device, cores, keep_freed_memory
 from tickertape.engine.mel import HOP
@@ -19,7 +20,11 @@ from tickertape.engine.whisper import WhisperEngine
 from tickertape.errors import CheckpointNotFoundError, EngineError, OptionError
 from tickertape.types import WINDOW_SAMPLES
 
-DEMO_FOLDER = "checkpoint"
+logger = logging.getLogger(__name__)
+
+OWN_FOLDER = "checkpoint"  # in the working directory, where training scripts commonly leave it
+DEFAULT_MODEL = "openai/whisper-base"
+SMALL_MODEL = Path(__file__).resolve().parents[3] / "tests" / "checkpoint"  # only in a source checkout
 PRECISIONS = ("auto", "f32", "bf16")
 
 
@@ -103,14 +108,32 @@ def open_prepared(prepared: Prepared, options: LoadOptions = LoadOptions()) -> W
     return WhisperEngine(decoder, encoder, prepared, reasons)
 
 
-def demo_checkpoint() -> Path:
-    """The demo checkpoint: `checkpoint` in the working directory or in the source tree.
+def default_model(options: LoadOptions = LoadOptions(), *, progress: Progress = ignore) -> tuple[str, str]:
+    """Name and source of the model that is used when none is named.
 
-    Raises `CheckpointNotFoundError` if neither exists.
+    This is the folder `checkpoint` in the working directory, else OpenAI's whisper-base, which is fetched unless it is
+    here. Where it cannot be had, a source checkout falls back to the small model of its tests, with a warning.
+    Elsewhere raises `CheckpointNotFoundError`.
     """
-    for folder in (Path(DEMO_FOLDER), Path(__file__).resolve().parents[3] / DEMO_FOLDER):
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointNotFoundError(
-        "There is no folder named checkpoint here; name a model: a folder, or a hub id such as org/name."
-    )
+    if own := own_checkpoint():
+        return OWN_FOLDER, str(own)
+    try:
+        pull(DEFAULT_MODEL, cache=options.cache, offline=options.offline, token=options.token, progress=progress)
+    except CheckpointNotFoundError as error:
+        if not SMALL_MODEL.is_dir():
+            raise CheckpointNotFoundError(
+                f"the default model {DEFAULT_MODEL} is not on this machine: {error.message}; name another model, or "
+                f"run tickertape pull {DEFAULT_MODEL} where there is a network"
+            ) from error
+        logger.warning(
+            "%s cannot be fetched, so a small model of synthetic voices is used, which understands no person.",
+            DEFAULT_MODEL,
+        )
+        return "synthetic-voices", str(SMALL_MODEL)
+    return DEFAULT_MODEL.rpartition("/")[2], DEFAULT_MODEL
+
+
+def own_checkpoint() -> Path | None:
+    """The folder `checkpoint` in the working directory, if it holds a model or an adapter."""
+    folder = Path(OWN_FOLDER).absolute()
+    return folder if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")) else None

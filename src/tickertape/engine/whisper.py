@@ -1,6 +1,6 @@
 """Windows to text: log-mel, encoder, decoder, temperature fallback, word times.
 
-    engine = load_engine("checkpoint")
+    engine = load_engine("openai/whisper-base")
     outcomes = engine.decode(windows, options)
 
 OpenVINO encodes on a CPU, CTranslate2 decodes; on CUDA CTranslate2 does both. Windows with the same prompt layout and
@@ -32,7 +32,7 @@ from tickertape.transcripts.languages import SPACELESS
 from tickertape.types import SAMPLE_RATE, WINDOW_SAMPLES, Decoded, ModelInfo, Options, Retry, Segment, Window, Word
 
 # Lengths to which trimmed windows are padded, in seconds: few, so that windows share batches. Silence follows each, as
-# in a full window; otherwise the demo checkpoint's text differs from the full window's more often.
+# in a full window; otherwise the synthetic-voice model's text differs from the full window's more often.
 TRIMMED_SECONDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25)
 SILENCE_SECONDS = 0.5
 BEST_OF = 5  # samples at temperatures above 0, of which the most probable is taken (openai/whisper's `best_of`)

@@ -2,7 +2,7 @@
 
     --model calls=models/calls --model org/name      two models; the first is the default
 
-A model without a name is named after its folder. By default, the demo checkpoint is served.
+A model without a name is named after its folder. By default, OpenAI's whisper-base is served.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tickertape.engine.loading import LoadOptions, demo_checkpoint, load_engine, prepare_model
+from tickertape.engine.loading import LoadOptions, default_model, load_engine, prepare_model
 from tickertape.engine.self_test import kinds, self_test
 from tickertape.errors import OptionError
 from tickertape.types import Detect, Engine, ModelInfo
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEMO = "demo"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # used in URLs, metric labels and log lines
 
 
 def model_sources(settings: Settings) -> dict[str, str]:
     """Folder or hub id of each model by name, the default first. Raises `OptionError` and `CheckpointNotFoundError`."""
     if not settings.models:
-        return {DEMO: "" if settings.engine else str(demo_checkpoint())}
+        return {"test": ""} if settings.engine else dict([default_model(load_options(settings))])
     found: dict[str, str] = {}
     for entry in settings.models:
         name, equals, source = entry.partition("=")
@@ -59,7 +58,7 @@ def prepare_models(settings: Settings) -> dict[str, str]:
     found = model_sources(settings)
     if not settings.engine:
         for source in found.values():
-            prepare_model(source, _load_options(settings))
+            prepare_model(source, load_options(settings))
     return found
 
 
@@ -74,14 +73,15 @@ def open_engine(name: str, source: str, settings: Settings) -> tuple[Engine, Mod
         info = ModelInfo(name)
         reasons: tuple[str, ...] = (f"engine: {settings.engine} (as configured)",)
     else:
-        engine = whisper = load_engine(source, _load_options(settings))
+        engine = whisper = load_engine(source, load_options(settings))
         info, reasons = replace(whisper.info, name=name), whisper.reasons
         self_test(whisper, *kinds(info))  # before the service is ready
     logger.info("an engine is ready", extra={"fields": {"model": name, "chosen": reasons}})
     return engine, info
 
 
-def _load_options(settings: Settings) -> LoadOptions:
+def load_options(settings: Settings) -> LoadOptions:
+    """How the settings say that models are found and loaded."""
     return LoadOptions(
         settings.device,
         settings.compute_type,

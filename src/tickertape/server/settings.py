@@ -54,7 +54,9 @@ class Settings(BaseModel):
     # what is served, and where
     host: str = Field("0.0.0.0", description="Address to bind. `127.0.0.1`: reachable from this machine only.")  # noqa: S104 - a container must be reachable; the reference says how to restrict it
     port: int = Field(8080, ge=0, le=65535, description="Port to bind. 0: any free port.")
-    models: Words = Field((), description="Checkpoints, `path` or `name=path`; the first is the default. Empty: demo.")
+    models: Words = Field(
+        (), description="Models, `source` or `name=source`; the first is the default. Empty: whisper-base."
+    )
     page: bool = Field(True, description="Serve the web page at `/`.")
     docs: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
     keep_alive: int = Field(75, ge=1, description="Seconds until an idle connection is closed; exceed your balancer's.")
