@@ -39,12 +39,12 @@ OWNERS = {
 BUDGET = {
     "transcripts": 721,
     "audio": 1948,
-    "checkpoints": 1947,
+    "checkpoints": 1958,
     "engine": 1303,
     "server": 3870,
     "cluster": 875,
     "deploy": 500,
-    "cli": 1231,
+    "cli": 1385,
     "": 1127,
 }
 

@@ -19,7 +19,7 @@ from tickertape.checkpoints.config import Dimensions
 from tickertape.checkpoints.openvino_export import write_encoder
 from tickertape.checkpoints.source import Source, find, locate
 from tickertape.errors import CheckpointError, CorruptCheckpointError, OptionError
-from tickertape.types import Notice
+from tickertape.types import ModelInfo, Notice
 
 ENCODER = "encoder.xml"
 CTRANSLATE2_FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json")
@@ -44,6 +44,17 @@ class Prepared:
     def encoder(self) -> Path:
         """OpenVINO's encoder."""
         return self.folder / ENCODER
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the model."""
+        return ModelInfo(
+            self.name,
+            trimmed=self.audio_context == "trimmed",
+            languages=tuple(self.languages) or ("en",),
+            translates=len(self.languages) > 1 and "<|translate|>" in self.special_tokens,
+            created=int((self.folder / "model.bin").stat().st_mtime),
+        )
 
 
 def prepare(model: str | Path, *, base: str | Path | None = None, cache: Path | None = None, compute_type: str = "int8",

@@ -1,4 +1,4 @@
-"""The command line: `tickertape transcribe`, `pull`, `prepare`, `export`, `info`, `serve`, `keys`.
+"""The command line: `tickertape transcribe`, `pull`, `prepare`, `doctor`, `export`, `info`, `serve`, `keys`.
 
 Commands import what they need when they run, so that `--help` answers at once.
 """
@@ -186,6 +186,50 @@ def prepare(  # noqa: PLR0917 - typer passes them all by name
         emit({"folder": str(prepared.folder), **facts})
     else:
         typer.echo(prepared.folder)
+
+
+@app.command()
+def doctor(
+    model: options.ModelArgument,
+    device: options.DeviceName = "auto",
+    base: options.Base = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Check a checkpoint before it serves, and print a table.
+
+    Tokenizer, configs, weights and adapter are compared. Each relation is ok, assumed (a default replaces it) or
+    failed, with the remedy. Then a second of sound is decoded as text, with word times, with language detection, as a
+    translation and with beams. This happens in a process of its own, so that a crash becomes a line of the table.
+
+    \b
+    Examples:
+      tickertape doctor ./my-checkpoint
+      tickertape doctor ./my-adapter --base openai/whisper-small
+      tickertape doctor org/whisper-calls@v2 --json
+
+    \b
+    Exit codes:
+      0  the checkpoint can serve
+      1  a check failed
+      2  no such checkpoint
+    """  # noqa: D301 - typer's mark for unwrapped text
+    from tickertape.cli.doctor import FAILED, rows, show
+    from tickertape.cli.progress import Bar
+    from tickertape.engine.loading import LoadOptions
+
+    with Bar(shown=sys.stderr.isatty()) as bar:
+        bar.loading(0.0, "checking the checkpoint")
+        found = []
+        for row in rows(model, LoadOptions(device, base=base, offline=offline)):
+            found.append(row)
+            bar.loading(0.5, row.check)
+    failed = any(row.result == FAILED for row in found)
+    if as_json:
+        emit({"model": model, "ok": not failed, "checks": [row._asdict() for row in found]})
+    else:
+        show(found)
+    raise typer.Exit(EXIT_ERROR if failed else EXIT_OK)
 
 
 @app.command()

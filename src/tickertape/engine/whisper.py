@@ -98,13 +98,7 @@ class WhisperEngine:
     @property
     def info(self) -> ModelInfo:
         """Facts about the checkpoint."""
-        return ModelInfo(
-            self.prepared.name,
-            trimmed=self.prepared.audio_context == "trimmed",
-            languages=self._tokenizer.languages,
-            translates=len(self.prepared.languages) > 1 and "<|translate|>" in self.prepared.special_tokens,
-            created=int((self.prepared.folder / "model.bin").stat().st_mtime),
-        )
+        return self.prepared.info
 
     def decode(self, windows: Sequence[Window], options: Sequence[Options]) -> list[Decoded | DecodeError]:
         """Decode each window under its own options; see `types.Engine`."""
