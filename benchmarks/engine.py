@@ -5,6 +5,7 @@
     python -m benchmarks.engine --only throughput --shape checkpoint
     python -m benchmarks.engine --only memory --shape small medium turbo large-v3    # memory only: up to 16 GB
     python -m benchmarks.engine --texts                 # word error rates: see benchmarks/texts.py
+    python -m benchmarks.engine --real ../shared/speech # real weights and real speech: see benchmarks/real.py
 
 Every system decodes the same clips greedily, with the same number of new tokens per window and the same threads, in a
 separate process; runs alternate. Weights are random in Whisper's shapes, and the end token is suppressed. The shape
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import texts
+from benchmarks import real, texts
 from benchmarks.systems import RATE, WINDOW
 from benchmarks.workers import ROOT, Result, Worker, commit, described, machine
 
@@ -413,9 +414,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tickertape-bench")
     parser.add_argument("--results", type=Path, help="folder for JSON and table, such as benchmarks/results")
     parser.add_argument("--texts", action="store_true", help="only compare word error rates of the synthetic voices")
-    parser.add_argument("--sets", nargs="+", default=["known"], help="held-out sets for --texts")
+    parser.add_argument("--sets", nargs="+", default=["known"], help="held-out sets for --texts, or those for --real")
     parser.add_argument("--first", type=int, help="clips of each set for --texts; default: all")
+    parser.add_argument("--real", type=Path, metavar="SPEECH", help="only measure whole systems on real speech there")
+    parser.add_argument(
+        "--systems", nargs="+", choices=list(real.SYSTEMS), default=list(real.SYSTEMS), help="for --real"
+    )
     given = parser.parse_args()
+    if given.real:
+        sets = [] if given.sets == ["known"] else given.sets
+        real.run(given.real, given.results, systems=given.systems, sets=sets, rounds=given.rounds)
+        return
     settings: Result = {"threads": given.threads, "greedy": True, "timestamps": False}
     if given.texts:
         given.work.mkdir(parents=True, exist_ok=True)

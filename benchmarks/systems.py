@@ -182,27 +182,10 @@ class OpenAI:
 
     def __init__(self, setup: Setup) -> None:
         import torch
-        import whisper
 
         torch.set_num_threads(setup.threads)
-        config = json.loads((setup.checkpoint / "config.json").read_text())
-        if config["vocab_size"] not in {51_864, 51_865, 51_866}:
-            raise SystemExit("openai-whisper has its own vocabularies only")
         self.counted: list[int] = []
-        dimensions = whisper.model.ModelDimensions(
-            config["num_mel_bins"],
-            1500,
-            config["d_model"],
-            config["encoder_attention_heads"],
-            config["encoder_layers"],
-            config["vocab_size"],
-            448,
-            config["d_model"],
-            config["decoder_attention_heads"],
-            config["decoder_layers"],
-        )
-        self.model = whisper.model.Whisper(dimensions).eval()
-        self.model.load_state_dict(_openai_weights(setup.checkpoint), strict=False)
+        self.model = openai_model(setup.checkpoint)
         self.settings: dict[str, Any] = {
             "language": setup.language,
             "temperature": 0.0,
@@ -258,6 +241,30 @@ def _count_steps(module: Any, counted: list[int]) -> None:
             counted[-1] += 1
 
     module.register_forward_pre_hook(count, with_kwargs=True)
+
+
+def openai_model(folder: Path) -> Any:
+    """openai-whisper's model with the weights of a Hugging Face folder."""
+    import whisper
+
+    config = json.loads((folder / "config.json").read_text())
+    if config["vocab_size"] not in {51_864, 51_865, 51_866}:
+        raise SystemExit("openai-whisper has its own vocabularies only")
+    dimensions = whisper.model.ModelDimensions(
+        config["num_mel_bins"],
+        1500,
+        config["d_model"],
+        config["encoder_attention_heads"],
+        config["encoder_layers"],
+        config["vocab_size"],
+        448,
+        config["d_model"],
+        config["decoder_attention_heads"],
+        config["decoder_layers"],
+    )
+    model = whisper.model.Whisper(dimensions).eval()
+    model.load_state_dict(_openai_weights(folder), strict=False)
+    return model
 
 
 def _openai_weights(folder: Path) -> dict[str, Any]:
