@@ -40,7 +40,7 @@ BUDGET = {
     "transcripts": 721,
     "audio": 1948,
     "checkpoints": 1958,
-    "engine": 1303,
+    "engine": 1297,
     "server": 3870,
     "cluster": 875,
     "deploy": 500,

@@ -351,7 +351,7 @@ def test_a_missing_cluster_is_reported(tmp_path: Path) -> None:
     flags = ["--address", "auto", "--engine", "tests.support.slow:engine", "--model", "slow=0:/tmp"]
     with started(*flags, environment={"RAY_TMPDIR": str(tmp_path)}, ready=False) as service:
         assert 2 == service.process.wait(120)  # with another service's Ray on this machine, the attempt takes 22 s
-        assert [True] == ["ray start" in line for line in service.lines]
+        assert "ray start" in service.lines[-1]  # lines of Ray about the attempt may come before
 
 
 @pytest.mark.browser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -73,4 +74,8 @@ def normalised(text: str, language: str) -> str:
 def _normaliser(language: str) -> Any:
     from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-    return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in {"ja", "zh"})
+    if language != "en":
+        return BasicTextNormalizer(split_letters=language in {"ja", "zh"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves a file open
+        return EnglishTextNormalizer()
