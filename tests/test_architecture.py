@@ -38,7 +38,7 @@ OWNERS = {
 # Lines of Python. A package grows by decision: raise its budget in the commit that needs it; delete elsewhere first.
 BUDGET = {
     "transcripts": 721,
-    "audio": 1948,
+    "audio": 1968,
     "checkpoints": 1958,
     "engine": 1297,
     "server": 3870,

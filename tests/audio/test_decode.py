@@ -29,8 +29,11 @@ from tickertape.types import SAMPLE_RATE, Audio
 RECORDINGS = Path(__file__).parents[3] / "shared" / "audio"
 CASES = RECORDINGS.parent / "cases"
 ROOT = Path(__file__).parents[2]
+DECLARED = ["flv_nellymoser", "avi_pcm", "ima4"]
+FILMS = ["ac3", "eac3", "mpegts", "mpegts_ac3", "flv", "flv_nellymoser", "avi", "avi_pcm", "ima4"]
 CONTAINERS = ["wav", "m4a_faststart", *make.CODECS]
 HOLED = ["mp3", "m4a", "adts", "amr", "opus", "vorbis", "webm", "flac", "webm_live", "mp4_fragmented", "wma"]
+HOLED += ["ac3", "eac3", "mpegts", "mpegts_ac3", "flv", "flv_nellymoser"]
 
 
 def codes(audio: Audio) -> set[str]:
@@ -82,6 +85,14 @@ def test_short_recordings_raise_no_false_alarm(name: str) -> None:
     audio = decode(make.recording(name, 0.5))
     assert () == audio.notices
     assert audio.seconds == pytest.approx(0.5, abs=0.1)
+
+
+def test_dts_decodes_whole() -> None:
+    """DTS, whose encoder PyAV lacks, decodes like the other codecs of films."""
+    audio = decode(make.recording("dts", 1.0))
+    assert () == audio.notices
+    assert audio.seconds == pytest.approx(1.0, abs=0.13)
+    assert similarity(audio.samples[0], make.speech(1.0)) > 0.9
 
 
 @pytest.mark.parametrize("seconds", [1.0, 1.04])
@@ -384,7 +395,9 @@ def test_lost_audio_leaves_later_words_in_their_place() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["mp3", "m4a", "m4a_faststart", "adts", "opus", "vorbis", "webm", "flac", "wma"])
+@pytest.mark.parametrize(
+    "name", ["mp3", "m4a", "m4a_faststart", "adts", "opus", "vorbis", "webm", "flac", "wma", *FILMS]
+)
 def test_row_16_flipped_bytes_are_never_silent(name: str, seed: int) -> None:
     """One byte in 200 changed everywhere: an error, or an answer that says so."""
     try:
@@ -396,7 +409,9 @@ def test_row_16_flipped_bytes_are_never_silent(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.97])
-@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "vorbis", "webm", "flac", "m4a_faststart", "au", "aiff", "caf"])
+@pytest.mark.parametrize(
+    "name", ["wav", "mp3", "opus", "vorbis", "webm", "flac", "m4a_faststart", "au", "aiff", "caf", *DECLARED]
+)
 @pytest.mark.slow
 def test_less_than_declared_is_always_reported(name: str, share: float) -> None:
     """Wherever a file that states its length is cut, the answer says so when under 98 % of it could be decoded."""
@@ -418,7 +433,9 @@ def test_row_46_an_honest_long_recording_is_refused_by_its_limit() -> None:
         decode(make.wav(np.zeros(3601 * 4000, "u1"), 4000), limits=Limits(max_seconds=3600.0))
 
 
-@pytest.mark.parametrize("name", ["wav", "mp3", "m4a", "adts", "flac", "opus", "webm", "webm_live", "amr", "wma"])
+@pytest.mark.parametrize(
+    "name", ["wav", "mp3", "m4a", "adts", "flac", "opus", "webm", "webm_live", "amr", "wma", *FILMS]
+)
 def test_durations_are_limited_whether_declared_or_not(name: str) -> None:
     """Declared or only found while decoding, a duration over the limit is refused."""
     with pytest.raises(errors.AudioTooLongError):
@@ -565,6 +582,7 @@ def test_rows_41_43_open_nothing_outside_python_either(tmp_path: Path) -> None:
 
 MUTANTS = int(os.environ.get("TICKERTAPE_MUTANTS", "600"))  # 10,000 before a release: see docs/reference/audio.md
 MUTATED = ["wav", "mp3", "m4a", "m4a_faststart", "adts", "amr", "opus", "vorbis", "webm", "flac", "wma", "mulaw"]
+MUTATED += [*FILMS, "dts"]
 
 
 @pytest.mark.parametrize("name", MUTATED)
@@ -581,7 +599,9 @@ def test_mutants_give_an_answer_or_an_audio_error(name: str) -> None:
         assert audio.seconds <= 60.0
 
 
-@pytest.mark.parametrize("name", ["wav", "mp3", "m4a_faststart", "opus", "webm", "flac"])
+@pytest.mark.parametrize(
+    "name", ["wav", "mp3", "m4a_faststart", "opus", "webm", "flac", "flv", "avi", "avi_pcm", "ima4"]
+)
 def test_cuts_and_holes_are_reported_or_refused(name: str) -> None:
     """Where a fifth of a recording is cut off or taken out, its answer carries a notice."""
     data = make.recording(name, 3.0)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import av
@@ -193,6 +194,15 @@ CODECS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "w64": ("w64", "pcm_s16le", 16_000, {}),
     "wma": ("asf", "wmav2", 16_000, {"bit_rate": 64_000}),
     "mkv_pcm": ("matroska", "pcm_s16le", 16_000, {}),
+    "ac3": ("ac3", "ac3", 48_000, {"bit_rate": 96_000}),
+    "eac3": ("mp4", "eac3", 48_000, {"bit_rate": 96_000}),
+    "mpegts": ("mpegts", "aac", 48_000, {"bit_rate": 64_000}),
+    "mpegts_ac3": ("mpegts", "ac3", 48_000, {"bit_rate": 96_000}),
+    "flv": ("flv", "libmp3lame", 44_100, {"bit_rate": 64_000}),
+    "flv_nellymoser": ("flv", "nellymoser", 8000, {}),
+    "avi": ("avi", "libmp3lame", 48_000, {"bit_rate": 64_000}),
+    "avi_pcm": ("avi", "pcm_s16le", 16_000, {}),
+    "ima4": ("caf", "adpcm_ima_qt", 16_000, {}),
     "3gp": ("3gp", "libopencore_amrnb", 8000, {"bit_rate": 12_200}),
 }
 
@@ -209,6 +219,8 @@ def recording(name: str, seconds: float = 5.0, channels: int = 1) -> bytes:
     samples = np.stack([speech(seconds, seed=channel) for channel in range(channels)])
     if name == "wav":
         return wav(pcm16(samples.T if channels > 1 else samples[0]))
+    if name == "dts":  # a second at 8 kHz, made with FFmpeg's experimental encoder, which PyAV lacks
+        return Path(__file__).with_name("speech.dts").read_bytes()
     if name == "m4a_faststart":
         return faststart(recording("m4a", seconds, channels))
     if name == "vorbis" and channels == 1:  # FFmpeg's encoder makes stereo only

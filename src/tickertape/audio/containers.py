@@ -32,6 +32,13 @@ _ASF_PROTECTION = (
     bytes.fromhex("33850543 8169e649 9b74ad12 cb86d58c"),  # advanced content encryption object
 )
 
+_PLAIN = {  # demuxers of containers whose headers FFmpeg reads well, and how these start
+    "flac": b"fLaC",
+    "flv": b"FLV\x01",
+    "mpegts": b"G.{187}G|....G.{191}G",  # packets of 188 bytes, on discs after 4 bytes of time
+    "ac3,eac3": b"\x0b\x77",
+    "dts": b"\x7f\xfe\x80\x01",
+}
 _ID3 = re.compile(rb"ID3[\x02-\x04][^\xff].[\x00-\x7f]{4}", re.DOTALL)  # FFmpeg's ff_id3v2_match, for known versions
 
 
@@ -58,8 +65,8 @@ def read_claim(read: ReadAt, size: int) -> Claim:
     head = read(0, HEAD_BYTES)
     readers: list[tuple[int, bytes, Callable[[bytes, ReadAt, int], Claim]]] = [
         (8, b"WAVE", _wav),
+        (8, b"AVI ", _avi),
         (0, b"OggS", _ogg),
-        (0, b"fLaC", lambda *_: Claim("flac")),
         *((4, name, _mp4) for name in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp")),
         (0, b"\x1a\x45\xdf\xa3", lambda *file: Claim("matroska", cut=is_cut(*file))),
         (0, b"caff", _caf),
@@ -67,7 +74,9 @@ def read_claim(read: ReadAt, size: int) -> Claim:
         (0, b"\xff", _mp3),
     ]
     try:
-        return next((reader(head, read, size) for at, magic, reader in readers if head.startswith(magic, at)), Claim())
+        return next(reader(head, read, size) for at, magic, reader in readers if head.startswith(magic, at))
+    except StopIteration:
+        return next((Claim(name) for name, start in _PLAIN.items() if re.match(start, head, re.DOTALL)), Claim())
     except DamagedDataError:
         return Claim()
 
@@ -87,6 +96,11 @@ def _wav(_head: bytes, read: ReadAt, size: int) -> Claim:
             seconds = believed / byte_rate if byte_rate else None
             return Claim("wav", seconds, rate, channels, too_small, size_is_wrong=too_small and length > 0)
     return Claim("wav", None, rate or None, channels or None)
+
+
+def _avi(head: bytes, _read: ReadAt, size: int) -> Claim:
+    (length,) = unpack("<I", head, 4)
+    return Claim("avi", cut=size - 8 < length < STREAMING_SIZE)
 
 
 def _chunks(read: ReadAt, at: int, layout: str, padded_to: int = 2) -> Iterator[tuple[bytes, int, int]]:

@@ -25,7 +25,8 @@ DECODERS = frozenset(
     {"aac", "alac", "flac", "opus", "libopus", "vorbis", "speex", "wmav1", "wmav2"}
     | {"mp1", "mp2", "mp3", "mp1float", "mp2float", "mp3float"}
     | {"amrnb", "amrwb", "gsm", "gsm_ms", "g722", "g726", "g726le", "pcm_alaw", "pcm_mulaw"}  # telephones
-    | {"adpcm_ima_wav", "adpcm_ms", "adpcm_yamaha", "pcm_u8", "pcm_s8"}
+    | {"adpcm_ima_wav", "adpcm_ima_qt", "adpcm_ms", "adpcm_yamaha", "pcm_u8", "pcm_s8", "nellymoser"}
+    | {"ac3", "eac3", "dca", "aac_latm"}  # films and broadcasts
     | {f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")}
 )
 RAW_FORMATS = frozenset({"mulaw", "alaw", "gsm", "g722", "u8", "s8"}) | {
@@ -39,13 +40,14 @@ HEADERLESS_HINT = "For headerless telephone audio, set audio_format, for example
 PYAV_ERRORS = (av.FFmpegError, ValueError, EOFError, OSError)  # raised by PyAV for damaged data
 
 _DEMUXER_OPTIONS = {
+    "codec_whitelist": ",".join(DECODERS),  # FFmpeg decodes the start of every track, pictures too, to describe it
     "protocol_whitelist": "none",
     "max_streams": "32",
-    "max_probe_packets": "1",  # otherwise FFmpeg searches wav samples for hidden DTS: slow, and another decoder exposed
+    "max_probe_packets": "1",  # otherwise FFmpeg searches wav samples for hidden DTS, which is slow
     "max_size": "16384",  # bytes per wav packet; the default of 4,096 costs four times the calls
 }
 # Other demuxers only estimate durations.
-_DURATION_DEMUXERS = ("mov", "matroska", "ogg", "flac", "w64", "caf", "aiff", "au", "asf")
+_DURATION_DEMUXERS = ("mov", "matroska", "ogg", "flac", "w64", "caf", "aiff", "au", "asf", "avi", "flv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def open_demuxer(recording: MediaInput) -> Iterator[Any]:
     """An open PyAV container. Raises `InvalidAudioError` if no allowed demuxer accepts the bytes."""
     reader, claim, name = recording.reader.clone(), recording.claim, recording.raw_format
     options = _DEMUXER_OPTIONS | recording.raw_options | {"format_whitelist": name or claim.demuxers}
+    if claim.demuxers == "mpegts":
+        options["max_probe_packets"] = "50"  # its tables do not always name the codec
     if claim.ignore_size:
         options["ignore_length"] = "1"
     try:
@@ -156,6 +160,8 @@ def read_packets(container: Any, on_error: Callable[[], None] = lambda: None) ->
         except PYAV_ERRORS:
             on_error()
             errors = 1 if progress else errors + 1
+        except IndexError:  # PyAV cannot flush a track that appeared after the start
+            return
         else:
             return
 

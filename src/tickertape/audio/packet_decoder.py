@@ -18,7 +18,7 @@ MIN_GAP_SECONDS = 0.015  # under one frame of any telephone codec; containers ro
 MAX_UNCHECKED_GAP_SECONDS = 10  # after a longer one, the last timestamp is read if no duration is declared
 END_TOLERANCE_SECONDS = 1.0  # a timestamp further behind the recording's end is wrong
 # More bytes between packets are lost ones. An Ogg page's header takes up to 282 bytes; ASF pads its blocks.
-MAX_HEADER_BYTES = {"ogg": 282, "asf": 512}
+MAX_HEADER_BYTES = {"ogg": 282, "asf": 512, "flv": 17}
 OTHER_HEADER_BYTES = 100
 
 
@@ -75,12 +75,12 @@ class PacketDecoder:
     def _locate(self, packet: Any) -> None:
         """Note whether bytes are missing between the stream's previous packet and this one, of any stream."""
         position = packet.pos
-        if position is None:  # a salvaged packet
-            self._lost_bytes = True
+        if position is None or self._container == "mpegts":  # salvaged, or from a broadcast, which has no gaps
+            self._lost_bytes = self.seconds > 0.0
         elif position == self._position:  # in the same Ogg page, where timestamps may jump later
             self.end_offset += packet.size
         else:
-            is_hole = self._is_in_order and 0 < self.end_offset < position - self._header_bytes
+            is_hole = self._is_in_order and self.end_offset > 0 and abs(position - self.end_offset) > self._header_bytes
             self._lost_bytes = is_hole or (self._lost_bytes and not self._previous_is_own)
             self.end_offset = max(self.end_offset, position + packet.size)
         self._position, self._previous_is_own = position, packet.stream_index == self._index
@@ -109,7 +109,7 @@ class PacketDecoder:
             self.damaged += 1
         if self._codec == "flac" and packet.pts is None and self.decoded:
             self.damaged += 1  # FFmpeg's parser omits the timestamp of a packet found around damage
-        if self._container == "aac":
+        if self._codec == "aac" and self._container in {"aac", "mpegts"}:
             head = bytes(memoryview(packet)[3:6]).ljust(3, b"\0")  # the header states the frame's length
             self.damaged += (head[0] & 3) << 11 | head[1] << 3 | head[2] >> 5 != packet.size
         if self._codec in PREFERRED_DECODERS:

@@ -16,7 +16,7 @@ STDIN = "-"
 EXTENSIONS = frozenset(
     {".wav", ".wave", ".w64", ".mp3", ".mp2", ".flac", ".ogg", ".oga", ".opus", ".spx", ".aac", ".amr", ".awb", ".mka"}
     | {".mkv", ".webm", ".mov", ".mp4", ".m4a", ".m4b", ".m4v", ".3gp", ".3g2", ".caf", ".aif", ".aiff", ".aifc"}
-    | {".au", ".snd", ".wma", ".asf", ".wmv", ".g722"}
+    | {".au", ".snd", ".wma", ".asf", ".wmv", ".g722", ".ac3", ".eac3", ".dts", ".avi", ".flv", ".ts", ".mts", ".m2ts"}
 )
 
 
