@@ -322,6 +322,14 @@ async def test_what_the_detector_misses_counts_if_the_model_is_sure(
     assert expected == updates[-1].transcript.text
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(3, (0.0, 3.0)), (4, (2.0, 4.0))])
+def test_a_very_short_recording_with_speech_is_one_window(seconds: int, expected: tuple[float, float]) -> None:
+    """In a command of up to 3 s the detector may miss soft words: any speech makes all of it a window."""
+    (window,) = plan(audio(seconds), lambda samples: [Span(2 * SAMPLE_RATE, len(samples))])
+    assert expected == (window.start / SAMPLE_RATE, window.end / SAMPLE_RATE)
+    assert not window.doubtful
+
+
 async def test_a_silent_recording_is_not_decoded() -> None:
     """Where there is next to no sound there is no speech that the detector could have missed."""
     backend = FakeBackend()

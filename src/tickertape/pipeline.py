@@ -48,6 +48,10 @@ MAX_BEAMS = 10
 MIN_SPEECH_UNFINISHED = SAMPLE_RATE // 2  # where the model itself began another segment
 MIN_SPEECH = 3 * SAMPLE_RATE // 2  # elsewhere: timestamps may be a second early
 
+# Samples of a channel up to which any speech makes all of it a window: soft first words escape the detector. At 3 s no
+# set of real speech got worse; at 5 s music behind a word became words.
+WHOLE = 3 * SAMPLE_RATE
+
 # A short channel without detected speech is decoded all the same: whispers and falsetto escape the detector. Its text
 # counts if the model is sure of it. On 360 s of music and beeps whisper-base was never that sure.
 MIN_PEAK = 0.001  # full scale is 1; softer channels are silent
@@ -199,13 +203,14 @@ def plan(audio: Audio, detect: Detect | None, *, trimmed: bool = False) -> Itera
 
 
 def _speech(samples: Samples, detect: Detect, channel: int, *, trimmed: bool) -> Iterator[Window]:
-    """The windows of a channel that hold speech, or the whole of a short one where none is detected."""
+    """The windows of a channel that hold speech; the whole of a very short one, or of one where none is detected."""
     windows = chunking.cut(samples, detect(samples), channel=channel, trimmed=trimmed)
-    if (first := next(windows, None)) is not None:
+    first = next(windows, None)
+    if first is not None and len(samples) > WHOLE:
         yield first
         yield from windows
-    elif len(samples) <= WINDOW_SAMPLES and np.abs(samples).max(initial=0.0) > MIN_PEAK:
-        yield Window(samples, channel=channel, recording=len(samples), doubtful=True)
+    elif first is not None or (len(samples) <= WINDOW_SAMPLES and np.abs(samples).max(initial=0.0) > MIN_PEAK):
+        yield Window(samples, channel=channel, recording=len(samples), doubtful=first is None)
 
 
 async def _decode_in_order(

@@ -106,3 +106,18 @@ def test_a_recording_in_two_languages(base: Transcriber) -> None:
     transcript = base.transcribe(SHARED / "audio" / "multilingual.mp3", multilingual=True)
     assert ["en", "de"] == list(dict.fromkeys(segment.language for segment in transcript.segments))
     assert "substantial portions of the software" in normalised(transcript.text, "en")
+
+
+def test_soft_first_words_are_heard(base: Transcriber) -> None:
+    """Words that the detector misses in a recording of 2 s are in its text."""
+    text = base.transcribe(CASES / "asknot.wav", language="en", temperatures=(0.0,)).text
+    assert "not" in normalised(text, "en").split()  # the first is "ask" or, to the model, "as"
+
+
+def test_late_sound_keeps_its_time(base: Transcriber) -> None:
+    """Subtitles of a film whose sound starts after 5 s, or pauses for 12 s, fit it."""
+    (first, *_) = base.transcribe(CASES / "delay5.mp4", language="en").segments
+    assert 4.9 <= first.start <= 5.6
+    segments = base.transcribe(CASES / "gap12.webm", language="en").segments
+    assert any(22.5 <= segment.start <= 24.5 for segment in segments)
+    assert not any(segment.start < 15 and segment.end > 20 for segment in segments)
