@@ -28,7 +28,6 @@ SETS = {
     "multilingual": (1, 19.9),
     "german_kerstin": (2, 22.3),
     "dutch_nathalie": (2, 26.4),
-    "spelled": (1, 3.8),
     "asterisk_en": (4, 3.6),
     "an4": (4, 18.2),
 }
