@@ -34,7 +34,7 @@ THREADS = 2
 BATCH = 8
 LONGEST = "longform_en"  # for the speed
 NO_SPEECH = "nonspeech"  # the set in which every word is invented
-SLOW = ("openai-whisper", "recipe")  # runs twice at most
+SLOW = ("openai-whisper", "recipe")  # run once
 TOKENS = 40  # width of the classes of windows, by tokens
 
 
@@ -200,8 +200,8 @@ def run(speech: Path, where: Path | None, *, systems: Sequence[str], sets: Seque
             if not kept.exists():
                 clips, rows = prepared[name]
                 answer = process.transcribe(clips, [_language(row) for row in rows])
-                kept.write_text(json.dumps(_scored(name, rows, answer["texts"])))
-            words.setdefault(name, {})[system] = json.loads(kept.read_text())
+                kept.write_text(json.dumps(answer["texts"]))
+            words.setdefault(name, {})[system] = _scored(name, prepared[name][1], json.loads(kept.read_text()))
             print(name, system, words[name][system], file=sys.stderr, flush=True)
         process.close()
     report(words, _speed(systems, prepared[LONGEST], folder, exported, rounds) if rounds else {}, where)
@@ -248,7 +248,7 @@ def _speed(systems: Sequence[str], prepared: tuple[Path, list[Result]], folder: 
     reasons: list[str] = []
     for round_ in range(rounds + 1):  # the first warms up
         for name, process in processes.items():
-            if name in SLOW and round_ > 2:
+            if name in SLOW and round_ != 1:
                 continue
             answer = process.transcribe(clips, [_language(row) for row in rows])
             if round_:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ def clips(name: str, every: int = 1) -> list[Clip]:
 def errors(clips: Sequence[Clip], texts: Sequence[str]) -> tuple[int, int]:
     """Wrong, missing and added words, and the words of the references, after Whisper's normalisation.
 
-    Where digits or letters are spelled, "9 0 2 1 0" and "90210" are the same: each character counts as a word.
+    Each digit counts as a word, because "661-5064" and "6615064" are the same; where a whole clip is spelled, so does
+    each letter.
     """
     import jiwer
 
@@ -52,8 +54,9 @@ def errors(clips: Sequence[Clip], texts: Sequence[str]) -> tuple[int, int]:
         words = [normalised(each, clip.language) for each in (clip.text, text)]
         if all(word.isdigit() or len(word) == 1 for word in words[0].replace("one", "1").split()):
             words = [" ".join(each.replace("one", "1").replace(" ", "")) for each in words]
-        truth.append(words[0])
-        found.append(words[1])
+        expected, actual = (re.sub(r"(\d)", r" \1 ", each).strip() for each in words)
+        truth.append(expected)
+        found.append(actual)
     result = jiwer.process_words(truth, found)
     wrong = result.substitutions + result.deletions + result.insertions
     return wrong, result.hits + result.substitutions + result.deletions
