@@ -175,6 +175,7 @@ def test_languages_are_the_tokenizers_where_none_are_declared(change: dict[str, 
     assert decoded(prepared, replace(TIMED, language=None)).language in prepared.languages
 
 
+@pytest.mark.slow
 def test_a_resized_english_only_model_stays_english_only(tmp_path: Path) -> None:
     """Its tokenizer has language tokens too; the end of its text, where GPT-2's is, tells it apart."""
     folder = make_checkpoint(tmp_path / "model", "micro.en")

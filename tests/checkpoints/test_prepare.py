@@ -329,6 +329,7 @@ def test_a_cache_without_permission_is_explained(small: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("most", [100, 20_000, 200_000])
+@pytest.mark.slow
 def test_a_full_disk_is_explained(most: int, small: Path, tmp_path: Path) -> None:
     """A write that fails midway is a `CacheError` and leaves no folder; with room the next attempt succeeds."""
     script = (f"import resource; from pathlib import Path; from tickertape.checkpoints.prepare import prepare\n"

@@ -15,7 +15,10 @@ from tests.support.waiting import wait_until_async
 from tickertape.errors import EngineError
 
 MAPS = Path("/proc/self/maps")
-pytestmark = pytest.mark.skipif(not MAPS.exists(), reason="shared memory is listed in Linux's /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MAPS.exists(), reason="shared memory is listed in Linux's /proc"),
+]
 
 
 def recordings() -> int:

@@ -82,6 +82,7 @@ async def test_slow_clients_leave_the_memory_to_others(monkeypatch: pytest.Monke
         await wait_until_async(lambda: server.reserved == (0, 0, 0.0))
 
 
+@pytest.mark.slow
 async def test_an_upload_that_is_too_slow_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends a byte now and then, but is never idle for `BODY_TIMEOUT`, gets 408 over HTTP."""
     monkeypatch.setattr(uploads, "BODY_TIMEOUT", 2.0)
