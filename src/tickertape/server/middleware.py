@@ -91,13 +91,13 @@ class RecordMiddleware:
 
 def known_error(error: Exception, record: Record) -> TickertapeError:
     """The error to send; the record has its status and code, and the log the place of an unexpected one."""
-    if not isinstance(error, TickertapeError):
+    known = error
+    if not isinstance(known, TickertapeError):
         log_exception(logger, error, request_id=record.request_id)
-        forget_frames(error)
-        error = TickertapeError(f"The server failed; its log has the details under {record.request_id}.")
+        known = TickertapeError(f"The server failed; its log has the details under {record.request_id}.")
     forget_frames(error)
-    record.fail(error)
-    return error
+    record.fail(known)
+    return known
 
 
 def _add_headers(start: Message, record: Record, *, api: bool) -> None:
